@@ -1,0 +1,1 @@
+"""From a request to a picture and its recipe. Nothing here knows of the page."""

@@ -1,0 +1,160 @@
+"""BASE_MODELS: one entry per model or speed mode. Data, no branches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+POCKET = Path(__file__).resolve().parent.parent / "models" / "pocket"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """All that tells one model from another. Sizes are in pixels, `memory_gb` is what fp16 or bf16 weights take."""
+
+    key: str
+    title: str
+    family: str
+    pipeline: str  # diffusers class
+    repo: str
+    steps: int
+    guidance: float
+    side: int
+    licence: str
+    steps_range: tuple[int, int] = (1, 100)
+    guidance_range: tuple[float, float] = (1.0, 20.0)
+    largest_side: int = 1536
+    samplers: tuple[str, ...] = ("euler",)
+    accelerator: str | None = None  # ref of the few-step LoRA that makes a speed mode; blended, never listed in `loras`
+    revision: str | None = None
+    variant: str | None = "fp16"
+    dtype: str = "float16"
+    gated: bool = False
+    takes_negative_prompt: bool = True
+    text_tokens: int = 77
+    t5_tokens: int | None = None  # SD3 only: how many T5 tokens are asked for
+    memory_gb: float = 0.0
+    embedded: bool = False
+    note: str = ""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where an embedded model lies; None for one of the Hub."""
+        return POCKET / self.repo if self.embedded else None
+
+
+_SD3: dict[str, Any] = {
+    "pipeline": "StableDiffusion3Pipeline",
+    "variant": None,
+    "dtype": "bfloat16",
+    "gated": True,
+    "licence": "stabilityai-ai-community",
+    "samplers": ("flow-euler",),
+    "side": 1024,
+    "t5_tokens": 256,
+    "text_tokens": 77,
+}
+_SDXL: dict[str, Any] = {
+    "pipeline": "StableDiffusionXLPipeline",
+    "side": 1024,
+    "licence": "openrail++",
+}
+_SD: dict[str, Any] = {
+    "pipeline": "StableDiffusionPipeline",
+    "side": 512,
+    "largest_side": 1024,
+    "licence": "creativeml-openrail-m",
+}
+_POCKET: dict[str, Any] = {
+    "side": 128,
+    "largest_side": 256,
+    "licence": "apache-2.0",
+    "variant": None,
+    "text_tokens": 32,
+    "embedded": True,
+    "memory_gb": 0.1,
+}
+_LCM: dict[str, Any] = {
+    "steps": 4,
+    "guidance": 1.0,
+    "steps_range": (1, 12),
+    "guidance_range": (1.0, 2.0),
+    "samplers": ("lcm",),
+}
+
+_ENTRIES = (
+    BaseModel(
+        key="pocket-sd3", title="Pocket SD3", family="pocket-sd3", repo="pocket-sd3", steps=20, guidance=3.0,
+        **_SD3 | _POCKET | {"gated": False, "dtype": "float32", "t5_tokens": 1},
+        note="A small SD3 that ships with LoRA Loom: draws simple scenes in its own words, on any machine.",
+    ),
+    BaseModel(
+        key="pocket-sdxl", title="Pocket SDXL", family="pocket-sdxl", repo="pocket-sdxl", steps=25, guidance=3.0,
+        **_SDXL | _POCKET | {"dtype": "float32"},
+        note="A small SDXL that ships with LoRA Loom.",
+    ),
+    BaseModel(
+        key="pocket-sdxl-lcm", title="Pocket SDXL + LCM", family="pocket-sdxl", repo="pocket-sdxl",
+        accelerator="bundled:pocket-sdxl-lcm", takes_negative_prompt=False,
+        **_SDXL | _POCKET | _LCM | {"dtype": "float32"},
+        note="Pocket SDXL in four steps, by a distilled LCM-LoRA.",
+    ),
+    BaseModel(
+        key="sd3.5-large", title="Stable Diffusion 3.5 Large", family="sd3.5-large",
+        repo="stabilityai/stable-diffusion-3.5-large", steps=28, guidance=4.5, memory_gb=27.5, **_SD3,
+    ),
+    BaseModel(
+        key="sd3.5-large-turbo", title="Stable Diffusion 3.5 Large Turbo", family="sd3.5-large",
+        repo="stabilityai/stable-diffusion-3.5-large-turbo", steps=4, guidance=1.0, guidance_range=(1.0, 2.0),
+        takes_negative_prompt=False, steps_range=(1, 12), memory_gb=27.5, **_SD3,
+    ),
+    BaseModel(
+        key="sd3.5-medium", title="Stable Diffusion 3.5 Medium", family="sd3.5-medium",
+        repo="stabilityai/stable-diffusion-3.5-medium", steps=40, guidance=4.5, memory_gb=16.0, **_SD3,
+    ),
+    BaseModel(
+        key="sd3-medium", title="Stable Diffusion 3 Medium", family="sd3-medium",
+        repo="stabilityai/stable-diffusion-3-medium-diffusers", steps=28, guidance=7.0, memory_gb=15.5, **_SD3,
+    ),
+    BaseModel(
+        key="sdxl", title="SDXL 1.0", family="sdxl", repo="stabilityai/stable-diffusion-xl-base-1.0",
+        steps=30, guidance=5.0, memory_gb=7.0, **_SDXL,
+    ),
+    BaseModel(
+        key="sdxl-lcm", title="SDXL 1.0 + LCM-LoRA", family="sdxl", repo="stabilityai/stable-diffusion-xl-base-1.0",
+        accelerator="latent-consistency/lcm-lora-sdxl", takes_negative_prompt=False,
+        memory_gb=7.5, **_SDXL | _LCM,
+    ),
+    BaseModel(
+        key="sdxl-turbo", title="SDXL Turbo", family="sdxl", repo="stabilityai/sdxl-turbo", steps=1, guidance=1.0,
+        steps_range=(1, 8), guidance_range=(1.0, 1.0), takes_negative_prompt=False, memory_gb=7.0,
+        **_SDXL | {"side": 512, "licence": "sai-nc-community", "samplers": ("euler-ancestral",)},
+    ),
+    BaseModel(
+        key="ssd-1b", title="SSD-1B", family="ssd-1b", repo="segmind/SSD-1B", steps=30, guidance=7.5, memory_gb=4.5,
+        **_SDXL | {"licence": "apache-2.0"},
+    ),
+    BaseModel(
+        key="ssd-1b-lcm", title="SSD-1B + LCM-LoRA", family="ssd-1b", repo="segmind/SSD-1B",
+        accelerator="latent-consistency/lcm-lora-ssd-1b", takes_negative_prompt=False,
+        memory_gb=5.0, **_SDXL | _LCM | {"licence": "apache-2.0"},
+    ),
+    BaseModel(
+        key="sd1.5", title="Stable Diffusion 1.5", family="sd1", repo="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        steps=30, guidance=7.5, memory_gb=2.7, **_SD,
+    ),
+    BaseModel(
+        key="sd1.5-lcm", title="Stable Diffusion 1.5 + LCM-LoRA", family="sd1",
+        repo="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        accelerator="latent-consistency/lcm-lora-sdv1-5", takes_negative_prompt=False,
+        memory_gb=2.9, **_SD | _LCM,
+    ),
+    BaseModel(
+        key="sd2.1", title="Stable Diffusion 2.1", family="sd2", repo="stabilityai/stable-diffusion-2-1",
+        steps=30, guidance=7.5, memory_gb=2.6, **_SD | {"side": 768, "licence": "openrail++"},
+    ),
+)  # fmt: skip
+
+BASE_MODELS = MappingProxyType({entry.key: entry for entry in _ENTRIES})

@@ -1,0 +1,63 @@
+"""Every error a user may see, as one sentence that says what to do.
+
+LoomError
+├── BadRequest            a field has a value it cannot have
+├── ModelUnavailable      the model cannot run here
+├── ModelFileBroken       a file of a model is missing or torn
+├── LoraRefused           a LoRA cannot be used as asked
+│   ├── LoraDoesNotFit    made for another family
+│   └── LoraFileBroken    unreadable, half a pair, not finite
+├── Cancelled             somebody pressed Cancel
+├── OutOfMemory           the device has too little memory for this
+└── Internal              a bug: the log has its traceback under the id shown
+The catalogue has a tree of its own (lora_catalog.errors); both kinds carry sentences for users.
+"""
+
+from __future__ import annotations
+
+
+class LoomError(Exception):
+    """The base of all errors whose text is meant for users."""
+
+
+class BadRequest(LoomError):
+    """`field` is the request's own name for what is wrong."""
+
+    def __init__(self, field: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.field = field
+
+    def __reduce__(self) -> tuple[type[BadRequest], tuple[str, str]]:
+        return type(self), (self.field, str(self))
+
+
+class ModelUnavailable(LoomError):
+    """The chosen model cannot run on this machine; the sentence says why."""
+
+
+class ModelFileBroken(LoomError):
+    """A model's file is missing or not what was shipped; the sentence names it and how to restore it."""
+
+
+class LoraRefused(LoomError):
+    """A LoRA cannot be used as asked."""
+
+
+class LoraDoesNotFit(LoraRefused):
+    """A LoRA was made for another family, or matches no layer."""
+
+
+class LoraFileBroken(LoraRefused):
+    """A LoRA's file cannot be read, lacks half of a pair, or holds values that are not finite."""
+
+
+class Cancelled(LoomError):
+    """The run was cancelled."""
+
+
+class OutOfMemory(LoomError):
+    """The device ran out of memory; weights are as they were."""
+
+
+class Internal(LoomError):
+    """A bug of ours; the log holds its traceback under the id in the sentence."""

@@ -1,0 +1,1 @@
+"""The blend engine: LoRA files to factors, factors into weights, and a receipt for each."""

@@ -1,0 +1,115 @@
+"""What crosses the engine's seam: plain, picklable values, and the protocol of anything that draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from core.errors import LoomError
+from core.request import GenerationRequest
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA on this machine, ready to be parsed: its pinned ref, its file and what was asked of it."""
+
+    ref: str
+    sha256: str
+    path: Path
+    weight: float
+    text_encoder: float
+    accelerator: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request with its files. `request.seed` is drawn: never -1 here.
+
+    `revision` names the weights it must be drawn with; None leaves that open.
+    """
+
+    request: GenerationRequest
+    loras: tuple[LoraFile, ...] = ()
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was really applied of a LoRA: layers matched, layers in the file, and why the others were left out."""
+
+    applied: int
+    total: int
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Raster:
+    """RGB pixels, row by row: `data` has 3 · width · height bytes."""
+
+    width: int
+    height: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` steps over all pictures; `stage` is a short phrase for people."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Preview:
+    """An early look at picture number `index`."""
+
+    index: int
+    raster: Raster
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Picture number `index`, finished."""
+
+    index: int
+    seed: int
+    raster: Raster
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last message of a run that went well. Receipts are in the order of the job's LoRAs."""
+
+    pictures: tuple[Drawn, ...]
+    receipts: tuple[Receipt, ...]
+    revision: str | None
+    plan: dict[str, str | int | None] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last message of a run that did not; the weights are as they were."""
+
+    error: LoomError
+
+
+Message = Progress | Preview | Drawn | Done | Failed
+
+
+class StopFlag(Protocol):
+    """A threading.Event, or anything like it."""
+
+    def is_set(self) -> bool: ...
+
+
+class Engine(Protocol):
+    """Draws. Nothing raises across `run`: it ends with exactly one Done or Failed."""
+
+    def availability(self, key: str) -> str | None:
+        """None if the model can run here, else a sentence that says why not."""
+
+    def run(self, job: Job, stop: StopFlag) -> Iterator[Message]: ...

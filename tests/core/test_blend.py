@@ -1,0 +1,231 @@
+"""The blend: exact, independent of order, undone to the bit, and untouched by what fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+
+from core.errors import LoraDoesNotFit, LoraFileBroken
+from core.lora.blend import Blender, Ingredient, ResidentWeights
+from core.lora.parse import ParsedLora, parse_lora
+from tests.core.conftest import write_lora
+
+TO_Q = "transformer.transformer_blocks.0.attn.to_q"
+TO_K = "transformer.transformer_blocks.1.attn.add_k_proj"
+LAYERS = {TO_Q: (32, 32), TO_K: (32, 32)}
+
+
+@pytest.fixture
+def transformer() -> SD3Transformer2DModel:
+    torch.manual_seed(0)
+    return SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=16, caption_projection_dim=32, pooled_projection_dim=16,
+        pos_embed_max_size=8,
+    ).half()  # fmt: skip
+
+
+def checksum(model: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def lora(path: Path, seed: int = 0, layers: Mapping[str, tuple[int, ...]] = LAYERS) -> ParsedLora:
+    file = path / f"{seed}.safetensors"
+    return parse_lora(file, write_lora(file, layers, seed=seed), f"lora {seed}")
+
+
+def part(parsed: ParsedLora, weight: float, text_encoder: float = 0.0) -> Ingredient:
+    return Ingredient(parsed, "the LoRA", weight, text_encoder)
+
+
+@pytest.fixture
+def blender(transformer: SD3Transformer2DModel) -> Blender:
+    return Blender(ResidentWeights({"transformer": transformer}))
+
+
+def test_the_merged_weight_is_the_fp32_sum_rounded_once(
+    transformer: SD3Transformer2DModel, blender: Blender, tmp_path: Path
+) -> None:
+    before = transformer.transformer_blocks[0].attn.to_q.weight.clone()
+    first, second = lora(tmp_path, 1), lora(tmp_path, 2)
+    blender.apply([part(first, 0.7), part(second, -1.3)])
+    exact = before.double()
+    for parsed, weight in ((first, 0.7), (second, -1.3)):
+        factors = parsed.layers[TO_Q]
+        exact += weight * (factors.up.double() @ factors.down.double())
+    merged = transformer.transformer_blocks[0].attn.to_q.weight
+    assert (merged.double() - exact).abs().max() <= (exact.abs().max() * 2**-11) * 1.01
+
+
+def test_order_does_not_matter_to_the_bit(transformer: SD3Transformer2DModel, blender: Blender, tmp_path: Path) -> None:
+    parts = [part(lora(tmp_path, seed), 0.3 * seed) for seed in (1, 2, 3)]
+    blender.apply(parts)
+    forward = checksum(transformer)
+    blender.apply([])
+    blender.apply(parts[::-1])
+    assert checksum(transformer) == forward
+
+
+def test_an_empty_blend_is_the_untouched_model_after_any_changes(
+    transformer: SD3Transformer2DModel, blender: Blender, tmp_path: Path
+) -> None:
+    before = checksum(transformer)
+    for seed in range(20):
+        blender.apply([part(lora(tmp_path, seed % 3), 0.1 * seed - 1), part(lora(tmp_path, 7), 0.5)])
+    assert checksum(transformer) != before
+    blender.apply([])
+    assert checksum(transformer) == before
+
+
+def test_weight_zero_is_no_lora_but_still_has_a_receipt(
+    transformer: SD3Transformer2DModel, blender: Blender, tmp_path: Path
+) -> None:
+    before = checksum(transformer)
+    (receipt,) = blender.apply([part(lora(tmp_path), 0.0)])
+    assert checksum(transformer) == before
+    assert (receipt.applied, receipt.total) == (2, 2)
+
+
+def test_only_layers_that_change_are_written(transformer: SD3Transformer2DModel, tmp_path: Path) -> None:
+    written: list[str] = []
+
+    class Watched(ResidentWeights):
+        def write(self, layer: str, weight: torch.Tensor) -> None:
+            written.append(layer)
+            super().write(layer, weight)
+
+    blender = Blender(Watched({"transformer": transformer}))
+    one, two = lora(tmp_path, 1, {TO_Q: (32, 32)}), lora(tmp_path, 2, {TO_K: (32, 32)})
+    blender.apply([part(one, 1.0), part(two, 1.0)])
+    written.clear()
+    blender.apply([part(one, 1.0), part(two, 1.0)])
+    assert written == []
+    blender.apply([part(one, 1.0), part(two, 0.5)])
+    assert written == [TO_K]
+
+
+def test_a_foreign_lora_is_refused_before_anything_is_touched(
+    transformer: SD3Transformer2DModel, blender: Blender, tmp_path: Path
+) -> None:
+    before = checksum(transformer)
+    foreign = lora(tmp_path, 3, {"unet.mid_block.attentions.0.proj_in": (8, 8)})
+    with pytest.raises(LoraDoesNotFit, match="none of its 1 layers match"):
+        blender.apply([part(lora(tmp_path, 1), 1.0), part(foreign, 1.0)])
+    assert checksum(transformer) == before
+
+
+def test_a_partial_lora_is_said_and_only_used_when_allowed(blender: Blender, tmp_path: Path) -> None:
+    half = lora(tmp_path, 4, {TO_Q: (32, 32), "transformer.nowhere": (4, 4), TO_K: (16, 16)})
+    with pytest.raises(LoraDoesNotFit, match="Only 1 of 3 layers"):
+        blender.apply([part(half, 1.0)])
+    (receipt,) = blender.apply([part(half, 1.0)], allow_partial=True)
+    assert (receipt.applied, receipt.total) == (1, 3)
+    assert dict(receipt.skipped) == {
+        "transformer.nowhere": "this model has no such layer",
+        TO_K: "its shape is (16, 16), the model's is (32, 32)",
+    }
+
+
+def test_a_write_that_fails_leaves_every_layer_pristine(transformer: SD3Transformer2DModel, tmp_path: Path) -> None:
+    class Full(ResidentWeights):
+        full = True
+
+        def write(self, layer: str, weight: torch.Tensor) -> None:
+            super().write(layer, weight)
+            if layer == TO_K and self.full:
+                self.full = False
+                raise torch.OutOfMemoryError("no room")
+
+    before = checksum(transformer)
+    blender = Blender(Full({"transformer": transformer}))
+    with pytest.raises(torch.OutOfMemoryError):
+        blender.apply([part(lora(tmp_path), 1.0)])
+    assert checksum(transformer) == before
+    blender.apply([part(lora(tmp_path), 1.0)])
+    assert checksum(transformer) != before
+
+
+def test_text_encoder_layers_take_their_own_weight(tmp_path: Path) -> None:
+    encoder, backbone = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    roots = {"text_encoder": torch.nn.ModuleDict({"fc": encoder}), "unet": torch.nn.ModuleDict({"fc": backbone})}
+    before = encoder.weight.clone(), backbone.weight.clone()
+    parsed = lora(tmp_path, 5, {"text_encoder.fc": (4, 4), "unet.fc": (4, 4)})
+    Blender(ResidentWeights(roots)).apply([part(parsed, 1.0, text_encoder=0.0)])
+    assert torch.equal(encoder.weight, before[0])
+    assert not torch.equal(backbone.weight, before[1])
+
+
+def test_linear_and_convolution_layers_draw_as_peft_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shape = {
+        "sample_size": 8, "in_channels": 4, "out_channels": 4, "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",), "block_out_channels": (32,), "layers_per_block": 1,
+        "cross_attention_dim": 16, "attention_head_dim": 2, "norm_num_groups": 8,
+    }  # fmt: skip
+    unet = UNet2DConditionModel(**shape).eval()
+    pristine = {k: v.clone() for k, v in unet.state_dict().items()}
+    unet.add_adapter(
+        LoraConfig(r=3, lora_alpha=6, init_lora_weights=False, target_modules=["to_k", "conv1", "proj_in"])
+    )
+    x, words = torch.randn(1, 4, 8, 8), torch.randn(1, 5, 16)
+    with torch.no_grad():
+        expected = unet(x, 10, words).sample
+    state = {k: v for k, v in unet.state_dict().items() if "lora_" in k}
+    file = tmp_path / "peft.safetensors"
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 3, "unet.lora_alpha": 6})}
+    save_file({f"unet.{k}": v.contiguous() for k, v in state.items()}, file, metadata)
+    plain = UNet2DConditionModel(**shape).eval()
+    plain.load_state_dict(pristine)
+    (receipt,) = Blender(ResidentWeights({"unet": plain})).apply([part(parse_lora(file, "0" * 64, "it"), 1.0)])
+    assert receipt.applied == len(state) // 2 > 4
+    with torch.no_grad():
+        assert torch.allclose(plain(x, 10, words).sample, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop(f"{TO_Q}.lora_B.weight"), "only one half"),
+        (lambda t: t.update({f"{TO_Q}.lora_B.weight": torch.zeros(32, 5)}), "do not belong together"),
+        (lambda t: t.update({f"{TO_Q}.lora_A.weight": torch.full((4, 32), float("nan"))}), "not finite"),
+        (lambda t: t.update({f"{TO_Q}.lora_A.weight": torch.zeros(0, 32), f"{TO_Q}.lora_B.weight": torch.zeros(32, 0)}),
+         "has rank 0"),
+        (lambda t: t.update({f"{TO_Q}.alpha": torch.tensor(float("inf"))}), "alpha"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_refused_with_the_reason(tmp_path: Path, change: object, words: str) -> None:
+    file = tmp_path / "broken.safetensors"
+    write_lora(file, LAYERS)
+    tensors = load_file(file)
+    change(tensors)  # type: ignore[operator]
+    save_file(tensors, file)
+    with pytest.raises(LoraFileBroken, match=words):
+        parse_lora(file, "0" * 64, "bundled:broken")
+
+
+def test_a_torn_file_is_refused_without_its_path(tmp_path: Path) -> None:
+    file = tmp_path / "torn.safetensors"
+    write_lora(file, LAYERS)
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(LoraFileBroken) as caught:
+        parse_lora(file, "0" * 64, "bundled:torn")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_alpha_scales_the_effect(tmp_path: Path) -> None:
+    file = tmp_path / "alpha.safetensors"
+    write_lora(file, LAYERS, rank=4)
+    plain = parse_lora(file, "0" * 64, "it").layers[TO_Q].delta()
+    save_file(load_file(file) | {f"{TO_Q}.alpha": torch.tensor(2.0)}, file)
+    assert torch.allclose(parse_lora(file, "0" * 64, "it").layers[TO_Q].delta(), plain * 0.5)

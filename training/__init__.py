@@ -1,0 +1,1 @@
+"""Trainers for any BASE_MODELS entry and a captioned folder."""

@@ -1,0 +1,1 @@
+"""Scenes, settings and the judge that make the pocket models."""
