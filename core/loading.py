@@ -9,6 +9,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 
 from core.base_models import POCKET, BaseModel
@@ -55,6 +56,13 @@ def _absent(folder: Path) -> dict[str, None]:
     return {name: None for name, value in index.items() if value == [None, None]}
 
 
+def _quiet() -> None:
+    """No bars on the server's terminal, nor a report that SDXL's first encoder leaves a shared file's projection out."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
 def load_pipeline(entry: BaseModel, device: str = "cpu") -> DiffusionPipeline:
     """The pipeline without its accelerator, frozen and on `device`.
 
@@ -67,6 +75,7 @@ def load_pipeline(entry: BaseModel, device: str = "cpu") -> DiffusionPipeline:
     # The CPU computes halves slowly or not at all: it takes them up into floats.
     dtype = torch.float32 if device == "cpu" else getattr(torch, entry.dtype)
     pipeline_class = getattr(diffusers, entry.pipeline)
+    _quiet()
     try:
         pipeline = pipeline_class.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
     except OSError as error:

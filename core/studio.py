@@ -76,9 +76,10 @@ class Studio:
             fetched = self.catalog.fetch(lora.ref, visitor)
             if lora.sha256 not in (None, fetched.sha256):
                 raise LoraRefused(f"{lora.ref} has changed since this recipe was made: its file is another one now.")
-            if fetched.card.family != entry.family:
+            preflight = self.catalog.inspect(lora.ref, entry.family, visitor)
+            if preflight.fits == "no":
                 raise LoraDoesNotFit(
-                    f"{lora.ref} was made for {fetched.card.family} and does not fit {entry.title}: "
+                    f"{lora.ref} was made for {preflight.family} and does not fit {entry.title}: "
                     f"choose a LoRA for {entry.family}, or another model."
                 )
             weight = 0.0 if lora.muted else lora.weight

@@ -45,7 +45,8 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle(folder, "one", sd3, "pocket-sd3", 1)
     bundle(folder, "two", sd3, "pocket-sd3", 2)
     bundle(folder, "lies", {"unet.conv_in": (64, 16, 3, 3)}, "pocket-sd3", 3)
-    bundle(folder, "other", {"unet.conv_in": (64, 16, 3, 3)}, "pocket-sdxl", 4)
+    sdxl = {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k": (64, 320)}
+    bundle(folder, "other", sdxl, "pocket-sdxl", 4)
     bundle(folder, "pocket-sdxl-lcm", {"unet.conv_in": (64, 16, 3, 3)}, "pocket-sdxl", 5)
     return folder
 

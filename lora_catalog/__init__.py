@@ -1,0 +1,1 @@
+"""Finds, identifies and fetches LoRAs, without torch, gradio or diffusers: `catalog.Catalog` is the one door."""
