@@ -7,6 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from lora_catalog.card import Family
+
 POCKET = Path(__file__).resolve().parent.parent / "models" / "pocket"
 
 
@@ -16,7 +18,7 @@ class BaseModel:
 
     key: str
     title: str
-    family: str
+    family: Family
     pipeline: str  # diffusers class
     repo: str
     steps: int

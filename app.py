@@ -1,0 +1,251 @@
+"""LoRA Loom's start: reads flags and environment, wires the parts, and serves the page until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Never
+
+from core.base_models import BASE_MODELS, POCKET
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from ui.runs import Runs
+
+log = logging.getLogger("loom")
+
+
+class WrongSetting(Exception):
+    """Its text is the sentence for stderr; the exit code is 2."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a start can be told. `model` None leaves the choice to the machine."""
+
+    host: str
+    port: int
+    share: bool
+    mcp: bool
+    model: str | None
+    data_dir: Path
+    log_dataset: str | None
+    consent: str | None
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One flag and its environment variables, the first set one of which counts where the flag is not given."""
+
+    name: str
+    read: Callable[[str], Any]
+    default: str | None
+    help: str
+    metavar: str | None = None
+    also: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        return (f"LOOM_{self.name.upper()}", *self.also)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
+        raise ValueError("a whole number from 1 to 65535")
+    return int(text)
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off", ""):
+        raise ValueError("true or false")
+    return text.lower() in ("1", "true", "yes", "on")
+
+
+def _model(text: str) -> str:
+    if text not in BASE_MODELS:
+        raise ValueError(f"one of {', '.join(BASE_MODELS)}")
+    return text
+
+
+def _folder(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError("a folder, not a file")
+    return path
+
+
+def _consent(text: str) -> str:
+    if text not in ("none", "recipe", "picture"):
+        raise ValueError("none, recipe or picture")
+    return text
+
+
+def _later(_: str) -> Never:
+    raise ValueError("left out: this version keeps no records")
+
+
+_OPTIONS = (
+    _Option("host", str, "127.0.0.1", "address to listen on; 0.0.0.0 for all, which is the default on a Space",
+            "ADDRESS", ("GRADIO_SERVER_NAME",)),
+    _Option("port", _port, "7860", "port to listen on", "PORT", ("GRADIO_SERVER_PORT",)),
+    _Option("share", _switch, None, "also open a public gradio.live address"),
+    _Option("mcp", _switch, None, "also serve the API's endpoints as MCP tools"),
+    _Option("model", _model, None, "the model to begin with; left out: the best one that this machine can run", "KEY"),
+    _Option("data_dir", _folder, "data", "folder for what the app keeps; this version keeps nothing", "DIR"),
+    _Option("log_dataset", _later, None, "dataset repo of the Hub for records; not available in this version",
+            "USER/REPO"),
+    _Option("consent", _consent, None, "what a record may keep: none, recipe or picture; this version keeps no records",
+            "KIND"),
+)  # fmt: skip
+
+
+_SWITCH = {"action": "store_const", "const": "true"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with one sentence instead of the usage and an error."""
+
+    def error(self, message: str) -> Never:
+        raise WrongSetting(f"{message[0].upper()}{message[1:]}; see python app.py --help.")
+
+
+def settings_from(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Flag over environment over default. Raises WrongSetting, naming flag or variable."""
+    parser = _Parser(prog="python app.py", description="LoRA Loom: blend LoRAs, draw, keep the recipe.")
+    for option in _OPTIONS:
+        names = " or ".join(option.variables)
+        default = f"; default {option.default}" if option.default else ""
+        shape: dict[str, Any] = {"metavar": option.metavar} if option.metavar else _SWITCH
+        parser.add_argument(option.flag, dest=option.name, help=f"{option.help} [{names}{default}]", **shape)
+    given = vars(parser.parse_args(argv))
+    defaults = {"host": "0.0.0.0"} if environ.get("SPACE_ID") else {}
+    values: dict[str, Any] = {}
+    for option in _OPTIONS:
+        found: list[tuple[str, str | None]] = [
+            (variable, environ[variable]) for variable in option.variables if environ.get(variable)
+        ]
+        if given[option.name] is not None:
+            found.insert(0, (option.flag, given[option.name]))
+        found.append((option.flag, defaults.get(option.name, option.default)))
+        source, text = found[0]
+        try:
+            values[option.name] = option.read(text) if text is not None else _UNSET.get(option.name)
+        except ValueError as error:
+            raise WrongSetting(f"{source} must be {error}; it is “{text}”.") from None
+    return Settings(**values)
+
+
+_UNSET: dict[str, Any] = {"share": False, "mcp": False}
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises WrongSetting if nothing can listen there, before anything slow has begun."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            busy = f"Port {port} of {host} is in use: stop what uses it, or choose another with --port."
+            raise WrongSetting(busy) from None
+        raise WrongSetting(f"Nothing can listen on {host}:{port} here: choose another --host or --port.") from None
+
+
+def serve(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Serves until SIGINT or SIGTERM, which raise SystemExit here."""
+    check_address(settings.host, settings.port)
+    page, runs, warm_up = _wired(settings, environ)
+    from ui.page import launch_options
+
+    try:
+        try:
+            page.launch(
+                server_name=settings.host, server_port=settings.port, share=settings.share, mcp_server=settings.mcp,
+                prevent_thread_lock=True, **launch_options(),
+            )  # fmt: skip
+        except OSError:  # somebody took the port meanwhile
+            check_address(settings.host, settings.port)
+            raise
+        print(f"LoRA Loom is ready: http://{settings.host}:{settings.port}", flush=True)
+        if page.share_url:
+            print(f"Shared at {page.share_url}", flush=True)
+        threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
+        threading.Event().wait()
+    finally:
+        runs.stop_all()
+        page.close(verbose=False)
+
+
+def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[gr.Blocks, Runs, Callable[[], None]]:
+    """The one place that knows all parts."""
+    from huggingface_hub import get_token
+
+    from core.engine import LocalEngine
+    from core.machine import best_model, survey
+    from core.studio import Studio
+    from lora_catalog.catalog import Catalog
+    from lora_catalog.reference import HUB_ENDPOINT
+    from lora_catalog.sources.bundled import BundledSource
+    from ui.page import build_page
+    from ui.runs import Runs
+    from ui.words import PocketWords
+
+    machine = survey(has_token=get_token() is not None, on_zero_gpu=bool(environ.get("SPACES_ZERO_GPU")))
+    model = settings.model or best_model(machine)
+    why_not = machine.why_not(BASE_MODELS[model])
+    if settings.model is not None and why_not is not None:
+        raise WrongSetting(why_not)
+    engine = LocalEngine(machine)
+    catalog = Catalog([BundledSource(POCKET / "loras")], environ.get("HF_ENDPOINT", HUB_ENDPOINT))
+    runs = Runs()
+    try:
+        words = PocketWords.read(POCKET / "words.json")
+    except (OSError, ValueError):
+        log.warning("models/pocket/words.json is missing or torn: restore it with git checkout -- models/pocket.")
+        words = PocketWords()
+    page = build_page(Studio(engine, catalog, model), words, POCKET / "loras", runs)
+    return page, runs, lambda: engine.warm_up(model)
+
+
+def _leave(*_: object) -> Never:
+    raise SystemExit(0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0 when told to stop, 2 for a setting that cannot be."""
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio at import; it would call outside hosts
+    try:
+        settings = settings_from(sys.argv[1:] if argv is None else argv, os.environ)
+        serve(settings, os.environ)
+    except WrongSetting as error:
+        print(error, file=sys.stderr)
+        return 2
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a thread in the middle of a denoising step must not hold the process

@@ -1,0 +1,84 @@
+"""What the whole suite shares: a server for any engine, and one browser."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it at import
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from core.messages import Engine
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM_ARGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running page: its address and the engine behind it."""
+
+    url: str
+    engine: Any
+
+
+Serve = Callable[..., Served]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Serve]:
+    """Serves the real page over HTTP: `serve(engine, loras_folder)`, words and model to choose; closed at the end."""
+    from core.studio import Studio
+    from lora_catalog.catalog import Catalog
+    from lora_catalog.sources.bundled import BundledSource
+    from ui.page import build_page, launch_options
+    from ui.runs import Runs
+    from ui.words import PocketWords
+
+    pages = []
+
+    def started(engine: Engine, loras: Path, words: PocketWords | None = None, model: str = "pocket-sd3") -> Served:
+        studio = Studio(engine, Catalog([BundledSource(loras)]), model)
+        page = build_page(studio, words or PocketWords(), loras, Runs())
+        port = free_port()
+        page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, **launch_options())
+        pages.append(page)
+        return Served(f"http://127.0.0.1:{port}", engine)
+
+    yield started
+    for page in pages:
+        page.close(verbose=False)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium; tests without one are skipped, but never on CI."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI must run the browser tests: install chromium.")
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGS)
+        yield browser
+        browser.close()

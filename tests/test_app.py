@@ -1,0 +1,99 @@
+"""Starting and stopping, as a shell sees it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app import WrongSetting, settings_from
+from tests.conftest import free_port
+
+ROOT = Path(__file__).parent.parent
+
+
+def start(*flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "app.py", *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_gradios_own() -> None:
+    environ = {"LOOM_PORT": "8001", "GRADIO_SERVER_PORT": "8002", "GRADIO_SERVER_NAME": "0.0.0.0", "LOOM_SHARE": "yes"}
+    assert settings_from(["--port", "8000"], environ).port == 8000
+    settings = settings_from([], environ)
+    assert (settings.host, settings.port, settings.share, settings.mcp) == ("0.0.0.0", 8001, True, False)
+
+
+def test_a_space_listens_on_all_addresses() -> None:
+    assert settings_from([], {"SPACE_ID": "somebody/loom"}).host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "words"),
+    [
+        (["--port", "x"], {}, ["--port", "1 to 65535", "“x”"]),
+        (["--port", "0"], {}, ["--port", "1 to 65535"]),
+        ([], {"LOOM_PORT": "70000"}, ["LOOM_PORT", "1 to 65535"]),
+        ([], {"LOOM_MCP": "perhaps"}, ["LOOM_MCP", "true or false"]),
+        (["--model", "sd9"], {}, ["--model", "pocket-sd3"]),
+        (["--data-dir", __file__], {}, ["--data-dir", "folder"]),
+        (["--consent", "maybe"], {}, ["--consent", "none, recipe or picture"]),
+        (["--log-dataset", "somebody/log"], {}, ["--log-dataset", "keeps no records"]),
+        (["--colour", "red"], {}, ["--colour", "--help"]),
+        (["--port"], {}, ["--port", "--help"]),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_sentence(argv: list[str], environ: dict[str, str], words: list[str]) -> None:
+    with pytest.raises(WrongSetting) as caught:
+        settings_from(argv, environ)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert all(word in sentence for word in words), sentence
+
+
+def test_help_explains_every_flag() -> None:
+    done = subprocess.run([sys.executable, "app.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for flag in ("--host", "--port", "--share", "--mcp", "--model", "--data-dir", "--log-dataset", "--consent"):
+        assert flag in done.stdout
+    assert "LOOM_DATA_DIR" in done.stdout
+
+
+def test_a_busy_port_is_one_sentence_and_exit_code_2() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        process = start("--port", str(taken.getsockname()[1]))
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "is in use" in err
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_when_it_is_ready_and_leaves_cleanly_when_told(how: signal.Signals) -> None:
+    port = free_port()
+    process = start("--port", str(port))
+    reaper = threading.Timer(150, process.kill)
+    reaper.start()
+    try:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if "http://" in line)
+        assert f"http://127.0.0.1:{port}" in line
+        assert httpx.get(f"http://127.0.0.1:{port}").status_code == 200
+        told = time.monotonic()
+        process.send_signal(how)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert "Traceback" not in err
+        assert time.monotonic() - told < 10  # about one second on a machine with nothing else to do
+    finally:
+        reaper.cancel()
+        process.kill()

@@ -1,0 +1,121 @@
+"""The page's parts without a server: values in, requests and HTML out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from core.errors import BadRequest
+from core.messages import Drawn, Preview, Progress, Raster
+from lora_catalog.card import LoraCard
+from lora_catalog.errors import UnknownRef
+from ui.about import about_html
+from ui.blend_rows import blend_rows, loras_in, refitted
+from ui.form import raw_request
+from ui.messages import sentence_for
+from ui.runs import Pace, Runs
+from ui.stage import Stage
+from ui.words import PocketWords, examples_html, words_html
+
+PIXEL = Raster(1, 1, b"\x00\x80\xff")
+
+
+def row(**fields: object) -> dict[str, object]:
+    base = {"ref": "bundled:pixel", "title": "Pixel", "family": "pocket-sd3", "triggers": [], "weight": 1}
+    return base | {"muted": False, "why_not": None, "said": []} | fields
+
+
+def card(**fields: object) -> LoraCard:
+    base = {
+        "ref": "bundled:pixel", "title": "Pixel", "family": "pocket-sd3", "licence": None, "triggers": (),
+        "weight": 1.0,
+        "downloads": 0, "likes": 0, "nsfw": False, "gated": False, "source": "bundled", "base": None, "preview": None,
+        "description": "", "author": None,
+    }  # fmt: skip
+    return LoraCard.model_validate(base | fields)
+
+
+def test_rows_become_loras_by_name_without_those_that_do_not_fit() -> None:
+    rows = [row(weight=0.5, muted=True), row(ref="bundled:other", why_not="Too big.")]
+    assert loras_in({"family": "pocket-sd3", "rows": rows}) == [{"ref": "bundled:pixel", "weight": 0.5, "muted": True}]
+
+
+@pytest.mark.parametrize("odd", [None, 5, "x", {"rows": 5}, [5]])
+def test_odd_blends_are_left_for_the_schema_to_refuse(odd: object) -> None:
+    assert loras_in(odd) in (None, 5, "x", [5])
+
+
+def test_a_model_switch_says_what_it_leaves_out_and_takes_it_back() -> None:
+    away = refitted({"rows": [row()]}, "pocket-sdxl")
+    assert away["rows"][0]["why_not"] == "Made for pocket-sd3: left out while Pocket SDXL draws."
+    assert refitted(away, "pocket-sd3")["rows"][0]["why_not"] is None
+
+
+def test_a_locked_negative_prompt_is_not_sent() -> None:
+    assert raw_request({"model": "pocket-sdxl-lcm", "negative_prompt": "fog"})["negative_prompt"] is None
+    assert raw_request({"model": "pocket-sd3", "negative_prompt": "fog"})["negative_prompt"] == "fog"
+
+
+def test_an_accelerator_is_no_card_to_pick() -> None:
+    cards = [card(), card(ref="bundled:pocket-sdxl-lcm", title="LCM", family="pocket-sdxl")]
+    offered = blend_rows(cards, Path("/nowhere"), "pocket-sd3").props["cards"]
+    assert [one["ref"] for one in offered] == ["bundled:pixel"]
+
+
+def test_a_card_without_a_readable_preview_is_offered_without_one(tmp_path: Path) -> None:
+    (tmp_path / "torn.png").write_bytes(b"no picture")
+    offered = blend_rows([card(preview="torn.png")], tmp_path, "pocket-sd3").props["cards"]
+    assert offered[0]["picture"] is None
+
+
+def test_only_our_own_errors_become_messages(caplog: pytest.LogCaptureFixture) -> None:
+    assert sentence_for(BadRequest("steps", "steps must be small.")) == "steps must be small."
+    assert "bundled:x" in sentence_for(UnknownRef("bundled:x"))
+    with caplog.at_level(logging.ERROR):
+        sentence = sentence_for(OSError("/secret/path"))
+    assert "/secret" not in sentence
+    assert "/secret/path" in caplog.text
+
+
+def test_a_stop_reaches_the_runs_of_one_session_only() -> None:
+    runs = Runs()
+    with runs.run("mine") as mine, runs.run("yours") as yours:
+        runs.stop("mine")
+        runs.stop("nobody")
+        assert (mine.is_set(), yours.is_set()) == (True, False)
+    assert yours.is_set(), "a run that has ended must not draw on"
+
+
+def test_a_pace_is_due_once_in_its_time() -> None:
+    times = iter([0.0, 0.0, 0.05, 0.11, 0.2, 0.22])
+    pace = Pace(0.1, lambda: next(times))
+    assert [pace.due() for _ in range(5)] == [True, False, True, False, True]
+
+
+def test_the_stage_counts_steps_within_a_picture() -> None:
+    stage = Stage(images=2)
+    stage.follow(Progress("Drawing", 20, 40))
+    assert "step 20 of 20 · picture 1 of 2" in stage.drawing()
+    stage.follow(Drawn(0, 5, PIXEL))
+    stage.follow(Preview(1, PIXEL))
+    stage.follow(Progress("Drawing", 21, 40))
+    assert "step 1 of 20 · picture 2 of 2" in stage.drawing()
+    assert 'aria-valuenow="52"' in stage.drawing()
+
+
+def test_a_stage_without_figures_says_what_it_does() -> None:
+    stage = Stage(images=1)
+    stage.follow(Progress("Loading Pocket SD3"))
+    assert "Loading Pocket SD3 …" in stage.drawing()
+
+
+def test_whatever_others_wrote_is_escaped() -> None:
+    hostile = '"><script>alert(1)</script>'
+    words = PocketWords(things=(hostile,), examples=(hostile,))
+    model = {"title": hostile, "key": hostile, "available": False, "why_not": hostile}
+    stage = Stage(images=1)
+    stage.follow(Progress(hostile))
+    for html in (words_html(words), examples_html(words), about_html([model]), stage.drawing()):
+        assert "<script" not in html

@@ -1,0 +1,36 @@
+"""What the models here are, which of them this machine can run, and how to get the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+POCKET_LINE = (
+    "Pocket models understand the words below, and little else. "
+    '<a href="#about">How to get real ones</a> stands at the end of this page.'
+)  # HTML
+
+HOW_TO_GET_REAL_ONES = """
+<h3>How to get real ones</h3>
+<ol>
+<li>On a machine with a GPU: <code>python app.py --model sdxl</code> (7 GB, open to all).</li>
+<li>For Stable Diffusion 3.5, accept its licence on its page on Hugging Face, then start with your token:
+<code>HF_TOKEN=hf_… python app.py --model sd3.5-medium</code>.</li>
+<li>The first start downloads the model; later ones find it on disk. Everything else on this page stays as it is.</li>
+</ol>
+"""
+
+
+def about_html(models: Sequence[dict[str, Any]]) -> str:
+    """`models` as `Studio.models` gives them."""
+    lines = "".join(_model_html(model) for model in models)
+    return f'<div class="about">{HOW_TO_GET_REAL_ONES}<h3>Models</h3><ul class="models">{lines}</ul></div>'
+
+
+def _model_html(model: dict[str, Any]) -> str:
+    runs = "runs here" if model["available"] else str(model["why_not"])
+    return (
+        f'<li class="{"here" if model["available"] else "elsewhere"}"><b>{escape(str(model["title"]))}</b> '
+        f"<code>{escape(str(model['key']))}</code> <span>{escape(runs)}</span></li>"
+    )

@@ -1,0 +1,123 @@
+"""The contract's named endpoints, with inputs of their own: what is left out is the model's default, not a widget's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+from gradio.components import Component
+from gradio.components.api_component import Api
+
+from core.messages import Drawn, Preview
+from core.studio import Generated, Studio
+from lora_catalog.visitor import Visitor
+from ui.messages import sentence_for
+from ui.pictures import early_look, gallery_items
+from ui.runs import Pace, Runs
+
+_TEXT = {"type": "string"}
+_WHOLE = {"type": "integer"}
+_NUMBER = {"type": "number"}
+_FLAG = {"type": "boolean"}
+_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": {}}
+_FILE = "file"
+
+_GENERATE: dict[str, Any] = {
+    "prompt": _TEXT, "negative_prompt": _TEXT, "model": _TEXT, "loras": {"type": "array", "items": _OBJECT},
+    "steps": _WHOLE, "guidance": _NUMBER, "width": _WHOLE, "height": _WHOLE, "seed": _WHOLE, "images": _WHOLE,
+    "sampler": _TEXT, "total_strength": _NUMBER, "allow_partial": _FLAG, "image": _FILE, "mask": _FILE,
+    "strength": _NUMBER, "consent": _TEXT, "visitor": _TEXT, "recipe": _OBJECT,
+}  # fmt: skip
+_SEARCH: dict[str, Any] = {
+    "query": _TEXT, "family": _TEXT, "sort": _TEXT, "licence": _TEXT, "nsfw": _FLAG, "limit": _WHOLE, "cursor": _TEXT,
+}  # fmt: skip
+
+
+Raw = dict[str, Any]
+
+
+class Endpoints:
+    """The API of one page. Everything arrives raw: the schema in core judges it, once, for page and API alike."""
+
+    def __init__(self, studio: Studio, runs: Runs) -> None:
+        self.studio, self.runs = studio, runs
+        self.pictures = gr.Gallery(format="png", label="pictures", visible=False)
+
+    def declare(self) -> None:
+        """Adds the endpoints to the Blocks being built; nothing of them shows on the page."""
+        recipe = gr.JSON(label="recipe", visible=False)
+        _endpoint("generate", self.generate, _GENERATE, [self.pictures, recipe], concurrency_id="draw")
+        _endpoint("models", self.models, {}, [gr.JSON(label="models", visible=False)])
+        _endpoint("search_loras", self.search_loras, _SEARCH, [gr.JSON(label="page", visible=False)])
+
+    def generate(self, raw: Raw, session: str) -> Iterator[tuple[Any, Any]]:
+        """Draws pictures and gives their recipe. `prompt` or `recipe` is required; all else has the model's defaults.
+
+        Yields early looks with a null recipe, then PNG files that carry their recipes, with the recipe of all.
+        """
+        own = raw.get("visitor")
+        visitor = Visitor(own if isinstance(own, str) else session)
+        looks: dict[int, Any] = {}
+        pace = Pace()
+        with self.runs.run(session) as stop:
+            for update in self.studio.generate(raw, visitor, stop):
+                if isinstance(update, Generated):
+                    yield gallery_items(update, self.pictures.GRADIO_CACHE), update.recipe.as_json()
+                    continue
+                if isinstance(update, Preview | Drawn):
+                    looks[update.index] = early_look(update.raster)
+                if isinstance(update, Drawn) or pace.due():  # a client's cancel arrives at a yield, whatever it brings
+                    yield list(looks.values()), None
+
+    def models(self, raw: Raw, session: str) -> list[Raw]:
+        """Every model and speed mode: its key, defaults, ranges, and whether it runs here."""
+        return self.studio.models()
+
+    def search_loras(self, raw: Raw, session: str) -> Raw:
+        """LoRAs that match, bundled ones first: {cards, next}. Give `next` back as `cursor` for those behind them."""
+        return self.studio.catalog.search(**raw, visitor=Visitor(session)).model_dump(mode="json")
+
+
+def _endpoint(
+    name: str, fn: Callable[[Raw, str], Any], takes: Mapping[str, Any], gives: list[Component], **options: Any
+) -> None:
+    """One public endpoint: `takes` maps each input to its JSON schema, or to a file that is only ever uploaded."""
+    inputs: dict[str, Block] = {
+        field: gr.File(label=field, visible=False) if schema == _FILE else Api(None, schema, label=field)
+        for field, schema in takes.items()
+    }
+    button = gr.Button(visible=False)
+    button.click(
+        _handler(name, fn, takes),
+        inputs_kwargs=inputs,
+        outputs=gives,
+        api_name=name,
+        api_description=inspect.cleandoc(fn.__doc__ or ""),
+        **options,
+    )
+
+
+def _handler(name: str, fn: Callable[[Raw, str], Any], takes: Mapping[str, Any]) -> Callable[..., Any]:
+    """`fn` as Gradio calls it: named inputs that default to null, errors as one sentence."""
+
+    def stream(request: gr.Request, **raw: Any) -> Iterator[Any]:
+        try:
+            yield from fn(raw, request.session_hash or "")
+        except Exception as error:  # noqa: BLE001 - all are told apart in sentence_for, which logs the bugs
+            raise gr.Error(sentence_for(error), print_exception=False) from None
+
+    def answer(request: gr.Request, **raw: Any) -> Any:
+        try:
+            return fn(raw, request.session_hash or "")
+        except Exception as error:  # noqa: BLE001 - as above
+            raise gr.Error(sentence_for(error), print_exception=False) from None
+
+    handler: Callable[..., Any] = stream if inspect.isgeneratorfunction(fn) else answer
+    named = [inspect.Parameter(field, inspect.Parameter.KEYWORD_ONLY, default=None) for field in takes]
+    first = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
+    handler.__signature__ = inspect.Signature([first, *named])  # type: ignore[attr-defined]
+    handler.__name__ = name
+    return handler

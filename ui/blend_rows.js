@@ -1,0 +1,135 @@
+// The blend rows in the browser: cards to pick from, and the picked ones with their weights. Runs inside gr.HTML, which
+// hands over `element`, `props` and `watch`. Every text of a card enters as textContent: authors wrote it, not we.
+const root = element.querySelector(".blend");
+
+const make = (tag, className, text) => {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+
+const button = (className, text, label, onClick) => {
+  const node = make("button", className, text);
+  node.type = "button";
+  node.title = label;
+  node.setAttribute("aria-label", label);
+  node.addEventListener("click", onClick);
+  return node;
+};
+
+const rows = () => JSON.parse(JSON.stringify(props.value?.rows ?? []));
+const keep = (changed) => { props.value = { ...props.value, rows: changed }; };
+const change = (ref, edit) => keep(rows().map((row) => (row.ref === ref ? { ...row, ...edit(row) } : row)));
+
+const picture = (card) => {
+  if (!card?.picture) return make("span", "no-picture", (card?.title ?? "?").slice(0, 1));
+  const image = make("img");
+  image.src = card.picture;
+  image.alt = "";
+  return image;
+};
+
+const add = (card) => {
+  const { ref, title, family, triggers, weight } = card;
+  keep([...rows(), { ref, title, family, triggers, weight, muted: false, why_not: null, said: [] }]);
+  draw();
+};
+
+const remove = (row) => {
+  row.said.forEach((word) => window.loom.unsay(word));
+  keep(rows().filter((other) => other.ref !== row.ref));
+  draw();
+};
+
+const weightOf = (row) => {
+  const line = make("div", "weight");
+  const slider = make("input");
+  const number = make("input");
+  Object.assign(slider, { type: "range", min: -1, max: 2, step: 0.05, value: row.weight });
+  Object.assign(number, { type: "number", min: -5, max: 5, step: 0.05, value: row.weight });
+  slider.setAttribute("aria-label", `Weight of ${row.title}`);
+  number.setAttribute("aria-label", `Weight of ${row.title}, from -5 to 5`);
+  const fill = () => slider.style.setProperty("--filled", `${((slider.value - slider.min) / (slider.max - slider.min)) * 100}%`);
+  const set = (text, other) => {
+    const weight = Number(text);
+    if (text === "" || !Number.isFinite(weight)) return; // half-typed: the last weight stands
+    other.value = weight;
+    change(row.ref, () => ({ weight }));
+    fill();
+  };
+  slider.addEventListener("input", () => set(slider.value, number));
+  number.addEventListener("input", () => set(number.value, slider));
+  fill();
+  line.append(slider, number);
+  return line;
+};
+
+const wordsOf = (row) => {
+  const line = make("div", "words");
+  line.append(make("span", "hint", "Say"));
+  row.triggers.forEach((word) => {
+    const said = row.said.includes(word);
+    const chip = button(said ? "chip said" : "chip", word, said ? `Take “${word}” out of the prompt` : `Add “${word}” to the prompt`, () => {
+      if (said) window.loom.unsay(word);
+      else window.loom.say(word, ", ");
+      change(row.ref, (old) => ({ said: said ? old.said.filter((other) => other !== word) : [...old.said, word] }));
+      draw();
+    });
+    chip.setAttribute("aria-pressed", said);
+    line.append(chip);
+  });
+  return line;
+};
+
+const rowOf = (row, card) => {
+  const node = make("div", "thread");
+  node.dataset.ref = row.ref;
+  node.classList.toggle("muted", row.muted);
+  node.classList.toggle("unfit", Boolean(row.why_not));
+  const head = make("div", "head");
+  const mute = button("tool", row.muted ? "Unmute" : "Mute", `${row.muted ? "Unmute" : "Mute"} ${row.title}`, () => {
+    change(row.ref, (old) => ({ muted: !old.muted }));
+    draw();
+  });
+  mute.setAttribute("aria-pressed", row.muted);
+  head.append(make("span", "title", row.title), mute, button("tool", "Remove", `Remove ${row.title}`, () => remove(row)));
+  const body = make("div", "body");
+  body.append(head, weightOf(row));
+  if (row.why_not) body.append(make("p", "why-not", row.why_not));
+  else if (row.triggers.length) body.append(wordsOf(row));
+  node.append(picture(card ?? row), body);
+  return node;
+};
+
+const cardOf = (card, picked) => {
+  const node = make("button", picked ? "card picked" : "card");
+  node.type = "button";
+  node.dataset.ref = card.ref;
+  node.title = [card.description, card.licence && `Licence: ${card.licence}`].filter(Boolean).join("\n");
+  node.setAttribute("aria-pressed", Boolean(picked));
+  node.append(picture(card), make("span", "title", card.title));
+  node.addEventListener("click", () => (picked ? remove(picked) : add(card)));
+  return node;
+};
+
+const draw = () => {
+  const picked = rows();
+  const cards = props.cards ?? [];
+  const fitting = cards.filter((card) => card.family === props.value?.family);
+  const focused = root.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+  const threads = make("div", "threads");
+  threads.append(...picked.map((row) => rowOf(row, cards.find((card) => card.ref === row.ref))));
+  const shelf = make("div", "shelf");
+  shelf.setAttribute("role", "group");
+  shelf.setAttribute("aria-label", "LoRAs for this model");
+  shelf.append(...fitting.map((card) => cardOf(card, picked.find((row) => row.ref === card.ref))));
+  const hint = make("p", "hint", fitting.length ? "Pick LoRAs to weave in; each has a weight of its own." : "No LoRAs come with this model.");
+  const scrolled = root.querySelector(".shelf")?.scrollLeft ?? 0;
+  root.replaceChildren(make("h2", "", "Blend"), hint, shelf, threads);
+  shelf.scrollLeft = scrolled;
+  if (focused) root.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
+};
+
+watch("value", draw);
+draw();

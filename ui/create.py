@@ -1,0 +1,219 @@
+"""The Create tab: a prompt, a blend and a model become pictures with their recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from core.base_models import BASE_MODELS, BaseModel
+from core.errors import Cancelled
+from core.request import LONGEST_PROMPT
+from core.studio import Generated, Studio
+from lora_catalog.visitor import Visitor
+from ui import recipe_view, stage
+from ui.about import POCKET_LINE, about_html
+from ui.blend_rows import blend_rows, refitted
+from ui.form import Form, raw_request
+from ui.messages import sentence_for
+from ui.pictures import gallery_items
+from ui.runs import Pace, Runs
+from ui.words import PocketWords, examples_html, words_html
+
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+class CreateTab:
+    """Lays out the tab and answers its events. Holds nothing of a visitor: that lives in their session."""
+
+    def __init__(self, studio: Studio, runs: Runs, words: PocketWords, preview_folder: Path) -> None:
+        self.studio, self.runs = studio, runs
+        entry = BASE_MODELS[studio.default_model]
+        with gr.Column(elem_id="create"):
+            with gr.Column(elem_id="ask"):
+                prompt, negative_prompt = _prompts(entry, words)
+                self.generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate")
+                self.cancel = gr.Button("Cancel", variant="stop", size="lg", elem_id="cancel", visible=False)
+                self.notice = gr.HTML(elem_id="notice", apply_default_css=False)
+                gr.HTML(examples_html(words), elem_id="examples", apply_default_css=False)
+            with gr.Column(elem_id="picture"):
+                self.gallery = gr.Gallery(
+                    format="png", show_label=False, preview=True, object_fit="contain", interactive=False,
+                    buttons=["download", "fullscreen"], elem_id="gallery",
+                )  # fmt: skip
+                self.stage = gr.HTML(stage.EMPTY, elem_id="stage", apply_default_css=False)
+                self.recipe = gr.HTML(recipe_view.EMPTY, elem_id="recipe", apply_default_css=False)
+                self.as_json = gr.Accordion("Recipe as JSON", open=False, visible=False, elem_id="recipe-details")
+                with self.as_json:
+                    self.recipe_json = gr.JSON(show_label=False, elem_id="recipe-json")
+            with gr.Column(elem_id="settings"):
+                model = gr.Dropdown(_choices(studio), value=entry.key, label="Model", filterable=False, elem_id="model")
+                self.model_note = gr.HTML(_note(entry, None), elem_id="model-note", apply_default_css=False)
+                self.words = gr.Accordion("Words it understands", open=False, visible=entry.embedded, elem_id="words")
+                with self.words:
+                    gr.HTML(words_html(words), apply_default_css=False)
+                cards = _all_cards(studio)
+                loras = blend_rows(cards, preview_folder, entry.family)
+                width, height, steps, guidance = _sliders(entry)
+                with gr.Row(elem_id="seed-row"):
+                    seed = gr.Number(-1, label="Seed", info="-1 is a new one each time", precision=0, elem_id="seed")
+                    self.dice = gr.Button("⚄ Random", size="sm", elem_id="dice")
+                    self.recycle = gr.Button("↺ Last", size="sm", elem_id="recycle")
+                images = gr.Slider(1, 8, 1, step=1, label="Pictures", elem_id="images")
+            with gr.Accordion("Models, and how to get real ones", open=False, elem_id="about"):
+                gr.HTML(about_html(studio.models()), apply_default_css=False)
+        self.last_seed = gr.State(None)
+        self.form = Form(prompt, negative_prompt, model, loras, width, height, steps, guidance, seed, images)
+        self._wire()
+
+    def _wire(self) -> None:
+        self.generate.click(
+            self.draw,
+            inputs_kwargs={"last_seed": self.last_seed, **self.form.by_name()},
+            outputs=[
+                self.stage, self.gallery, self.recipe, self.recipe_json, self.as_json, self.last_seed, self.notice,
+                self.generate, self.cancel,
+            ],
+            preprocess=False,  # our schema judges the values, and its sentences name the fields
+            concurrency_id="draw",
+            **_PRIVATE,
+        )  # fmt: skip
+        self.cancel.click(self.stop, outputs=self.cancel, queue=False, **_PRIVATE)
+        self.dice.click(None, js="() => -1", outputs=self.form.seed)
+        self.recycle.click(_reused, inputs=self.last_seed, outputs=self.form.seed, queue=False, **_PRIVATE)
+        self.form.model.input(
+            self.choose,
+            inputs=[self.form.model, self.form.loras],
+            outputs=[
+                self.form.negative_prompt, self.form.width, self.form.height, self.form.steps, self.form.guidance,
+                self.form.loras, self.model_note, self.words,
+            ],
+            queue=False,
+            **_PRIVATE,
+        )  # fmt: skip
+
+    def draw(self, request: gr.Request, last_seed: int | None, **values: Any) -> Iterator[dict[Any, Any]]:
+        """Draws what the form says; ends with the buttons as they were, whatever happens."""
+        idle = {self.generate: gr.update(visible=True), self.cancel: gr.update(visible=False)}
+        images = values.get("images")
+        view = stage.Stage(int(images) if isinstance(images, int | float) else 1)
+        yield {
+            self.stage: view.drawing(),
+            self.notice: "",
+            self.generate: gr.update(visible=False),
+            self.cancel: gr.update(visible=True, value="Cancel", interactive=True),
+        }
+        session, pace = request.session_hash or "", Pace()
+        try:
+            with self.runs.run(session) as stop:
+                for update in self.studio.generate(raw_request(values), Visitor(session), stop):
+                    if isinstance(update, Generated):
+                        yield self._shown(update) | idle
+                    else:
+                        view.follow(update)
+                        if pace.due():
+                            yield {self.stage: view.drawing()}
+        except Cancelled:
+            yield {self.stage: stage.ended("Cancelled.", last_seed is not None)} | idle
+        except Exception as error:  # noqa: BLE001 - every error must give the buttons back; sentence_for logs those that are bugs
+            said = f'<p role="alert">{escape(sentence_for(error))}</p>'
+            yield {self.stage: stage.ended("Nothing was drawn.", last_seed is not None), self.notice: said} | idle
+
+    def _shown(self, generated: Generated) -> dict[Any, Any]:
+        return {
+            self.stage: stage.finished(generated),
+            self.gallery: gr.Gallery(gallery_items(generated, self.gallery.GRADIO_CACHE), selected_index=0),
+            self.recipe: recipe_view.recipe_html(generated.recipe),
+            self.recipe_json: generated.recipe.as_json(),
+            self.as_json: gr.update(visible=True),
+            self.last_seed: generated.recipe.seed,
+        }
+
+    def stop(self, request: gr.Request) -> dict[str, Any]:
+        """Sets the visitor's own stop flags; the run notices within a step and gives the buttons back itself."""
+        self.runs.stop(request.session_hash or "")
+        return gr.update(value="Cancelling …", interactive=False)
+
+    def left(self, request: gr.Request) -> None:
+        """A closed tab stops its runs: nobody waits for them."""
+        self.runs.stop(request.session_hash or "")
+
+    def choose(self, key: str, loras: Any) -> tuple[Any, ...]:
+        """A model brings its own defaults and ranges; what does not fit it is kept, and said."""
+        entry = BASE_MODELS[key]
+        return (
+            _negative(entry),
+            gr.update(value=entry.side, maximum=entry.largest_side),
+            gr.update(value=entry.side, maximum=entry.largest_side),
+            _ranged(entry.steps, entry.steps_range),
+            _ranged(entry.guidance, entry.guidance_range),
+            refitted(loras, key),
+            _note(entry, self.studio.engine.availability(key)),
+            gr.update(visible=entry.embedded),
+        )
+
+
+def _prompts(entry: BaseModel, words: PocketWords) -> tuple[gr.Textbox, gr.Textbox]:
+    example = words.examples[0] if words.examples else ""
+    prompt = gr.Textbox(
+        example, label="Prompt", lines=3, max_lines=8, max_length=LONGEST_PROMPT, elem_id="prompt",
+        placeholder="What to draw; Ctrl+Enter generates",
+    )  # fmt: skip
+    held = _negative(entry)
+    negative = gr.Textbox(
+        label="Negative prompt", lines=1, max_lines=4, max_length=LONGEST_PROMPT, elem_id="negative-prompt",
+        placeholder=held["placeholder"], interactive=held["interactive"],
+    )  # fmt: skip
+    return prompt, negative
+
+
+def _negative(entry: BaseModel) -> dict[str, Any]:
+    if entry.takes_negative_prompt:
+        return gr.update(interactive=True, placeholder="What to keep out (optional)")
+    return gr.update(interactive=False, placeholder="It takes none: it draws without guidance")
+
+
+def _sliders(entry: BaseModel) -> tuple[gr.Slider, gr.Slider, gr.Slider, gr.Slider]:
+    with gr.Row(elem_classes="pair"):
+        width = gr.Slider(64, entry.largest_side, entry.side, step=16, label="Width", elem_id="width")
+        height = gr.Slider(64, entry.largest_side, entry.side, step=16, label="Height", elem_id="height")
+    with gr.Row(elem_classes="pair"):
+        steps = gr.Slider(*entry.steps_range, entry.steps, step=1, label="Steps", elem_id="steps")
+        guidance = gr.Slider(*entry.guidance_range, entry.guidance, step=0.1, label="Guidance", elem_id="guidance")
+    return width, height, steps, guidance
+
+
+def _ranged(value: float, allowed: tuple[float, float]) -> dict[str, Any]:
+    low, high = allowed
+    return gr.update(value=value, minimum=low, maximum=high, interactive=low < high)
+
+
+def _note(entry: BaseModel, why_not: str | None) -> str:
+    """Why the model cannot draw here, or what it is."""
+    if why_not is not None:
+        return f'<p class="warning" role="alert">{escape(why_not)}</p>'
+    said = escape(entry.note) + (f" {POCKET_LINE}" if entry.embedded else "")
+    return f"<p>{said}</p>" if said else ""
+
+
+def _title(entry: BaseModel, available: bool) -> str:
+    steps = "one step" if entry.steps == 1 else f"{entry.steps} steps"
+    return f"{entry.title} · {steps}" if available else f"{entry.title} · not on this machine"
+
+
+def _choices(studio: Studio) -> list[tuple[str, str]]:
+    """(title, key), those that run here first."""
+    models = sorted(studio.models(), key=lambda model: not model["available"])
+    return [(_title(BASE_MODELS[model["key"]], model["available"]), model["key"]) for model in models]
+
+
+def _all_cards(studio: Studio) -> list[Any]:
+    page = studio.catalog.search(limit=100)
+    return list(page.cards)
+
+
+def _reused(last_seed: int | None) -> int:
+    return -1 if last_seed is None else last_seed

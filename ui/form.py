@@ -1,0 +1,43 @@
+"""The form: components named like a request's fields, and the one way from their values to a raw request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+
+from core.base_models import BASE_MODELS
+from ui.blend_rows import loras_in
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a visitor fills in. Every name is a field of GenerationRequest."""
+
+    prompt: gr.Textbox
+    negative_prompt: gr.Textbox
+    model: gr.Dropdown
+    loras: gr.HTML
+    width: gr.Slider
+    height: gr.Slider
+    steps: gr.Slider
+    guidance: gr.Slider
+    seed: gr.Number
+    images: gr.Slider
+
+    def by_name(self) -> dict[str, Block]:
+        """For `inputs_kwargs`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def raw_request(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The page's values as the API would get them: unchecked, with what the model cannot use left out."""
+    raw = dict(values)
+    raw["loras"] = loras_in(values.get("loras"))
+    entry = BASE_MODELS.get(str(values.get("model")))
+    if entry is not None and not entry.takes_negative_prompt:
+        raw["negative_prompt"] = None  # its box is locked, but keeps what was written for other models
+    return raw

@@ -1,0 +1,41 @@
+"""A recipe as people read it: what was asked, what was really applied, and the seed to ask again."""
+
+from __future__ import annotations
+
+from html import escape
+
+from core.base_models import BASE_MODELS
+from core.recipe import Recipe, RecipeLora
+
+EMPTY = ""
+
+
+def recipe_html(recipe: Recipe) -> str:
+    """Escaped throughout: prompts and refs are whatever somebody wrote."""
+    entry = BASE_MODELS[recipe.model.key]
+    last = recipe.seed + recipe.images - 1
+    facts = {
+        "Prompt": recipe.prompt,
+        "Without": recipe.negative_prompt,
+        "Model": entry.title,
+        "Seed": str(recipe.seed) if recipe.images == 1 else f"{recipe.seed} to {last}",
+        "Size": f"{recipe.width} × {recipe.height}",
+        "Steps": f"{recipe.steps}, guidance {recipe.guidance:g}, {recipe.sampler}",
+        "Drawn on": f"{recipe.plan.device}, {recipe.plan.dtype}",
+    }
+    lines = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
+    loras = "".join(map(_lora_html, recipe.loras))
+    return f'<div class="recipe"><h2>Recipe</h2><dl>{lines}</dl>{f"<ul>{loras}</ul>" if loras else ""}</div>'
+
+
+def _lora_html(lora: RecipeLora) -> str:
+    receipt = lora.receipt
+    applied = "muted" if lora.muted else f"{receipt.applied} of {receipt.total} layers" if receipt else ""
+    left_out = "".join(f"<li>{escape(layer)}: {escape(why)}</li>" for layer, why in receipt.skipped) if receipt else ""
+    count = left_out.count("<li>")
+    details = f"<details><summary>{count} left out</summary><ul>{left_out}</ul></details>" if left_out else ""
+    return (
+        f"<li><b>{escape(lora.ref.removeprefix('bundled:'))}</b> <span>× {lora.weight:g}</span> "
+        f'<span class="receipt">{applied}</span>'
+        f"{details}</li>"
+    )

@@ -1,0 +1,61 @@
+"""Runs: every drawing in progress with its stop flag, by session, and how often a run is shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Lock
+
+
+class Runs:
+    """Safe to use from several threads: a run draws in one, Cancel arrives in another."""
+
+    def __init__(self) -> None:
+        self._flags: dict[str, set[Event]] = {}
+        self._lock = Lock()
+
+    @contextmanager
+    def run(self, session: str) -> Iterator[Event]:
+        """A stop flag that `stop` can set while the block runs; set at its end, so that nothing draws on unseen."""
+        flag = Event()
+        with self._lock:
+            self._flags.setdefault(session, set()).add(flag)
+        try:
+            yield flag
+        finally:
+            flag.set()
+            with self._lock:
+                flags = self._flags[session]
+                flags.remove(flag)
+                if not flags:
+                    del self._flags[session]
+
+    def stop(self, session: str) -> None:
+        """Stops the runs of one session within a step; does nothing where there are none."""
+        with self._lock:
+            for flag in self._flags.get(session, ()):
+                flag.set()
+
+    def stop_all(self) -> None:
+        """For shutting down."""
+        with self._lock:
+            for flags in self._flags.values():
+                for flag in flags:
+                    flag.set()
+
+
+class Pace:
+    """Says when to show something again: Gradio takes 10 ms and more for each yield, a pocket model's step less."""
+
+    def __init__(self, seconds: float = 0.1, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._next = clock()
+
+    def due(self) -> bool:
+        """True at most once in `seconds`."""
+        now = self._clock()
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True

@@ -1,0 +1,91 @@
+"""The stage: what stands where the picture will be: nothing yet, an early look with its progress, or how it ended."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+
+from PIL import Image
+
+from core.messages import Drawn, Preview, Progress, Raster
+from core.studio import Generated, Update
+
+EMPTY = (
+    '<div class="loom idle"><p>Your picture will be woven here.</p></div>'
+    '<div class="status"><p class="said">Say what to draw, then press Generate.</p></div>'
+)
+
+
+class Stage:
+    """Follows one run and draws it as HTML; everything it shows comes from the run's updates."""
+
+    def __init__(self, images: int) -> None:
+        self._images = images
+        self._progress = Progress("Starting")
+        self._look: str | None = None  # the newest preview, as a data URI
+        self._drawn: dict[int, str] = {}
+
+    def follow(self, update: Update) -> None:
+        """Takes in one update of the run."""
+        match update:
+            case Progress():
+                self._progress = update
+            case Preview(_, raster):
+                self._look = _data_uri(raster)
+            case Drawn(index, _, raster):
+                self._look = self._drawn[index] = _data_uri(raster)
+            case Generated():
+                pass
+
+    def drawing(self) -> str:
+        """The run as it stands: the look, the finished ones, a bar and its figures."""
+        look = f'<img class="look" src="{self._look}" alt="An early look at the picture">' if self._look else ""
+        finished = "".join(f'<img src="{uri}" alt="">' for uri in self._drawn.values()) if self._images > 1 else ""
+        kind = f"{'looking' if look else 'idle busy'}{' many' if self._images > 1 else ''}"
+        return (
+            f'<div class="loom {kind}">{look}<div class="finished">{finished}</div></div>'
+            f'<div class="status">{self._bar()}<p class="said">{escape(self._said())}</p></div>'
+        )
+
+    def _said(self) -> str:
+        parts = [self._progress.stage.rstrip(" .…")]
+        if self._progress.total:
+            each = max(1, self._progress.total // max(1, self._images))
+            picture = min(len(self._drawn), self._images - 1)
+            step = min(each, max(0, self._progress.done - picture * each))
+            parts.append(f"step {step} of {each}")
+            if self._images > 1:
+                parts.append(f"picture {picture + 1} of {self._images}")
+        return " · ".join(parts) + (" …" if len(parts) == 1 else "")
+
+    def _bar(self) -> str:
+        if not self._progress.total:
+            return '<div class="bar waiting" role="progressbar" aria-label="Working"><i></i></div>'
+        share = round(100 * self._progress.done / self._progress.total)
+        return (
+            f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
+            f'aria-valuenow="{share}"><i style="width:{share}%"></i></div>'
+        )
+
+
+def finished(generated: Generated) -> str:
+    """The stage steps aside for the gallery and says how long it took."""
+    many = len(generated.pictures)
+    what = "One picture" if many == 1 else f"{many} pictures"
+    return _ended(f"{what} in {generated.seconds:.1f} s. Each PNG carries its recipe.")
+
+
+def ended(sentence: str, pictures_there: bool) -> str:
+    """A run without a picture: what was there before stays."""
+    return _ended(sentence) if pictures_there else EMPTY.split('<div class="status">', 1)[0] + _ended(sentence)
+
+
+def _ended(sentence: str) -> str:
+    return f'<div class="status"><p class="said" role="status">{escape(sentence)}</p></div>'
+
+
+def _data_uri(raster: Raster) -> str:
+    out = io.BytesIO()
+    Image.frombytes("RGB", (raster.width, raster.height), raster.data).save(out, "WEBP", quality=85)
+    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
