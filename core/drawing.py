@@ -29,6 +29,8 @@ class Easel:
         self._revisions = {entry.key: self._checked(entry)}
         self.pipeline = load_pipeline(entry, device)
         self._published = self.pipeline.scheduler
+        if self.pipeline.vae.dtype == torch.float16 and self.pipeline.vae.config.force_upcast:
+            self.pipeline.vae.to(torch.float32)  # SDXL's decoder overflows in halves: black pictures
         modules = {n: c for n, c in self.pipeline.components.items() if isinstance(c, torch.nn.Module) and n != "vae"}
         self._blender = Blender(ResidentWeights(modules))
         self._parsed: OrderedDict[str, ParsedLora] = OrderedDict()

@@ -57,7 +57,7 @@ def _absent(folder: Path) -> dict[str, None]:
 
 
 def _quiet() -> None:
-    """No bars on the server's terminal, nor a report that SDXL's first encoder leaves a shared file's projection out."""
+    """No bars on the terminal, nor a report that SDXL's first encoder leaves a shared file's projection out."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -49,3 +51,39 @@ def train_base(
 
     train(parameters, loss_of, settings, run, on_save=on_save)
     objective.denoiser.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.base", description=__doc__)
+    parser.add_argument("--model", required=True, help="a key of BASE_MODELS to go on from, such as sdxl or pocket-sd3")
+    parser.add_argument("--folder", required=True, type=Path, help="pictures beside a metadata.jsonl")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write the whole pipeline to")
+    parser.add_argument("--run", type=Path, help="where checkpoints lie (default: beside the result)")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--side", type=int, help="side of the training pictures (default: the model's)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    from core.base_models import BASE_MODELS
+    from core.loading import load_pipeline
+
+    entry = BASE_MODELS[asked.model]
+    pipeline = load_pipeline(entry, asked.device)
+    objective_of(pipeline).denoiser.requires_grad_(True)
+    train_base(
+        pipeline,
+        CaptionedFolder(asked.folder),
+        asked.run or asked.out.with_suffix(".run"),
+        Settings(asked.steps, asked.batch, asked.learning_rate, seed=asked.seed, average=0.99),
+        side=asked.side or entry.side,
+        levels=NoiseLevels(),
+        text_length=entry.t5_tokens or 256,
+    )
+    pipeline.save_pretrained(asked.out)
+
+
+if __name__ == "__main__":
+    main()

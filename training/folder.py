@@ -45,9 +45,17 @@ class CaptionedFolder:
             row = json.loads(line)
             text = row["text"]
             captions = (text,) if isinstance(text, str) else tuple(text)
-            return Captioned(self.root / row["file_name"], captions)
+            path = self.root / row["file_name"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"Line {number} of {self.root / 'metadata.jsonl'} is not a captioned picture.") from error
+            raise ValueError(f"{self._line(number)} is not a captioned picture.") from error
+        if not captions or not all(isinstance(caption, str) for caption in captions):
+            raise ValueError(f"{self._line(number)} has no caption, or one that is not text.")
+        if not path.is_file():
+            raise ValueError(f"{self._line(number)} names {path}, which is not there.")
+        return Captioned(path, captions)
+
+    def _line(self, number: int) -> str:
+        return f"Line {number} of {self.root / 'metadata.jsonl'}"
 
     def __len__(self) -> int:
         return len(self.items)

@@ -202,8 +202,18 @@ def _noun_phrase(rng: random.Random, thing: Thing, *, full: bool) -> tuple[str, 
     return (phrase if rng.random() < 0.1 else _article(phrase)), colour, size
 
 
+def _bare(thing: Thing, rng: random.Random) -> Caption:
+    """A thing and perhaps its colour, as people type it first."""
+    colour = thing.colour if rng.random() < 0.4 else None
+    phrase = f"{colour} {thing.name}" if colour else thing.name
+    text = (rng.choice(LEADS) if rng.random() < 0.5 else "") + (_article(phrase) if rng.random() < 0.7 else phrase)
+    return Caption(text, (thing.name,), (colour,), (None,), None, None, None)
+
+
 def describe(scene: Scene, rng: random.Random, *, full: bool = False) -> Caption:
     """English for a scene, never twice quite the same; `full` states every colour and the background."""
+    if not full and len(scene.things) == 1 and rng.random() < 0.1:
+        return _bare(scene.things[0], rng)
     phrases, colours, sizes = zip(*(_noun_phrase(rng, thing, full=full) for thing in scene.things), strict=True)
     background = scene.background if full or rng.random() < 0.88 else None
     subject = phrases[0]

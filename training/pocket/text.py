@@ -21,7 +21,6 @@ from training.loop import Settings, train
 from training.pocket.scenes import (
     BACKGROUNDS,
     COLOURS,
-    LEADS,
     PLACES,
     RELATIONS,
     SIZES,
@@ -135,9 +134,6 @@ def random_caption(rng: random.Random) -> tuple[str, list[int]]:
         style = rng.choice(tuple(STYLES))
         trigger = STYLES[style].trigger
         text = rng.choice((f"{text}, {trigger}", f"{trigger}, {text}", f"{trigger} of {text}"))
-    if rng.random() < 0.06 and len(caption.names) == 1:
-        bare = Caption(caption.names[0], caption.names, (None,), (None,), None, None, None)
-        return rng.choice(LEADS) + bare.text, labels(bare, None)
     return text, labels(caption, style)
 
 
