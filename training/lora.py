@@ -25,7 +25,8 @@ from training.objective import NoiseLevels, objective_of
 ATTENTION = (
     "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
 )  # fmt: skip
-LINEAR = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")  # of the picture's own stream
+LINEAR = (*ATTENTION, *FEED_FORWARD, "ff_context.net.0.proj", "ff_context.net.2")
 EVERY_LAYER = (
     *LINEAR, "proj_in", "proj_out", "time_emb_proj", "conv1", "conv2", "conv_shortcut", "conv",
 )  # fmt: skip

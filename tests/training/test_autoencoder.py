@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -65,3 +66,11 @@ def test_latents_are_scaled_as_the_model_says_and_then_read_from_the_cache(
     assert (found - exact).abs().mean() < 0.01  # encoded in bfloat16
     torch.nn.init.zeros_(vae.encoder.conv_out.weight)
     assert torch.equal(encoded(vae, folder, SIDE, cache), found)
+
+
+def test_a_cache_of_other_pictures_is_not_read(vae: AutoencoderKL, folder: CaptionedFolder, tmp_path: Path) -> None:
+    cache = tmp_path / "latents.safetensors"
+    encoded(vae, folder, SIDE, cache)
+    fewer = copy.copy(folder)
+    fewer.items = folder.items[:2]
+    assert len(encoded(vae, fewer, SIDE, cache)) == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from training.lcm import Distillation
 from training.loop import Settings
-from training.lora import ATTENTION, LINEAR
+from training.lora import ATTENTION, FEED_FORWARD, LINEAR
 from training.objective import NoiseLevels
 from training.pocket.scenes import NEW_THING
 from training.pocket.styles import STYLES
@@ -66,22 +66,22 @@ FULL = Plan(
             levels=NoiseLevels(1.1, 1.2),
             drawing=Drawing(steps=20, guidance=3.0, options={"max_sequence_length": 1}),
             quick=Drawing(steps=4, guidance=1.0, options={"max_sequence_length": 1}),
-            lora=Settings(steps=350, batch=32, learning_rate=2e-3, warmup=20, cooldown=0.5, average=0.98),
-            lora_targets=ATTENTION,
+            lora=Settings(steps=350, batch=32, learning_rate=3e-3, warmup=20, cooldown=0.5, average=0.98),
+            lora_targets=(*ATTENTION, *FEED_FORWARD),
         ),
         "sdxl": Family(
             settings=Settings(steps=5_400, batch=32, learning_rate=1e-3, save_every=400),
             levels=NoiseLevels(0.8, 1.2),
             drawing=Drawing(steps=25, guidance=3.0),
             quick=Drawing(steps=4, guidance=1.0),
-            lora=Settings(steps=200, batch=32, learning_rate=2e-3, warmup=20, cooldown=0.5, average=0.98),
+            lora=Settings(steps=200, batch=32, learning_rate=3e-3, warmup=20, cooldown=0.5, average=0.98),
             lora_targets=LINEAR,
         ),
     },
     lora_pictures=1_200,
     lora_rank=4,
     lora_levels=NoiseLevels(0.5, 1.3),  # a look lies in the middle and low noise as well
-    lcm=Settings(steps=720, batch=32, learning_rate=5e-4, warmup=50, cooldown=0.5, average=0.99, save_every=200),
+    lcm=Settings(steps=600, batch=32, learning_rate=5e-4, warmup=50, cooldown=0.5, average=0.99, save_every=200),
     distillation=Distillation(guidance=3.0, teacher_steps=12, updates=24),
     lcm_rank=8,
     judge=Settings(steps=900, batch=64, learning_rate=2e-3, cooldown=0.5, average=0.99),
