@@ -87,8 +87,7 @@ class Easel:
         def on_step(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             if stopped():
                 raise Cancelled("Cancelled.")
-            stage = "Drawing" if request.images == 1 else f"Drawing picture {index + 1} of {request.images}"
-            emit(Progress(stage, index * request.steps + step + 1, request.images * request.steps))
+            emit(Progress("Drawing", index * request.steps + step + 1, request.images * request.steps))
             if (step + 1) % every == 0 and step + 1 < request.steps:
                 emit(Preview(index, self._decoded(values["latents"])))
             return values

@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from pydantic import BaseModel as Schema
 from pydantic import ConfigDict, Field, ValidationError
 
+from core.base_models import BASE_MODELS
 from core.errors import BadRequest
 from core.messages import Done, Job
 from core.request import GenerationRequest, request_from
@@ -26,7 +27,7 @@ LONGEST = 200_000  # characters of JSON
 
 
 class _Part(Schema):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class RecipeModel(_Part):
@@ -113,12 +114,13 @@ def read_recipe(raw: Any) -> Recipe:
     """A recipe from a client's object; BadRequest names what is unknown, missing or of the wrong kind."""
     if not isinstance(raw, Mapping):
         raise BadRequest("recipe", "recipe must be an object, as /generate returned it.")
-    if len(json.dumps(raw, default=str)) > LONGEST:
+    text = json.dumps(raw, default=str)
+    if len(text) > LONGEST:
         raise BadRequest("recipe", f"recipe must have at most {LONGEST} characters.")
-    if raw.get("version") != 1:
+    if type(raw.get("version")) is not int or raw["version"] != 1:
         raise BadRequest("recipe", "recipe.version must be 1: this version of LoRA Loom reads no other.")
     try:
-        recipe = Recipe.model_validate(dict(raw))
+        recipe = Recipe.model_validate_json(text)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         place = "recipe" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in found["loc"])
@@ -126,12 +128,31 @@ def read_recipe(raw: Any) -> Recipe:
             found["type"], "has a value it cannot have"
         )
         raise BadRequest(place, f"{place} {rule}.") from None
-    if recipe.init is not None or recipe.lossy:
-        name = "init" if recipe.init is not None else "lossy"
-        raise BadRequest(
-            f"recipe.{name}", f"recipe.{name} must be empty: this version cannot make such a picture again."
-        )
+    for name, said, ours in _only_here(recipe):
+        if said != ours:
+            raise BadRequest(
+                f"recipe.{name}",
+                f"recipe.{name} must be {json.dumps(ours)}: this version can make no other picture again.",
+            )
+    if recipe.seed < 0:
+        raise BadRequest("recipe.seed", "recipe.seed must be the seed that was drawn: from 0 on.")
     return recipe
+
+
+def _only_here(recipe: Recipe) -> list[tuple[str, Any, Any]]:
+    """Fields that this version reads but can honour in one way only: name, what is said, what it can be."""
+    found: list[tuple[str, Any, Any]] = [
+        ("init", recipe.init, None),
+        ("lossy", list(recipe.lossy), []),
+        ("plan.batch", recipe.plan.batch, 1),
+    ]
+    entry = BASE_MODELS.get(recipe.model.key)
+    if entry is not None:  # an unknown key is refused with the request
+        found += [
+            ("model.repo", recipe.model.repo, None if entry.embedded else entry.repo),
+            ("model.accelerator", recipe.model.accelerator, entry.accelerator),
+        ]
+    return found
 
 
 @cache

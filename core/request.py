@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -28,7 +29,12 @@ def _whole(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf  # refused as not finite
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -100,7 +106,7 @@ class GenerationRequest(_Frozen):
             if size % 16 or not 64 <= size <= entry.largest_side:
                 raise Unfit(
                     name,
-                    f"{name} must be a multiple of 16 from 64 to {entry.largest_side} for {entry.key}, not {size}.",
+                    f"{name} must be a multiple of 16 from 64 to {entry.largest_side} for {entry.key}{_not(size)}.",
                 )
         if self.sampler not in entry.samplers:
             raise Unfit("sampler", f"sampler must be {_either(entry.samplers)} for {entry.key}.")
@@ -125,7 +131,12 @@ class Unfit(ValueError):
 def _within(name: str, value: float, allowed: tuple[float, float], entry: BaseModel) -> None:
     low, high = allowed
     if not low <= value <= high:
-        raise Unfit(name, f"{name} must be from {low:g} to {high:g} for {entry.key}, not {value:g}.")
+        raise Unfit(name, f"{name} must be from {low:g} to {high:g} for {entry.key}{_not(value)}.")
+
+
+def _not(value: float) -> str:
+    """What was asked for, where it is short enough to be told."""
+    return f", not {value:g}" if abs(value) < 1e9 else ""
 
 
 def _either(values: tuple[str, ...]) -> str:
@@ -164,6 +175,8 @@ def request_from(raw: Mapping[str, Any], default_model: str) -> GenerationReques
     filled |= given
     if isinstance(filled["prompt"], str) and len(filled["prompt"]) <= LONGEST_PROMPT:
         filled["prompt"], tagged = without_lora_tags(filled["prompt"])
+        if without_lora_tags(filled["prompt"])[1]:
+            raise BadRequest("prompt", "prompt has a LoRA tag inside another: write each <lora:…> by itself.")
         if tagged:
             filled["loras"] = [*_listed(filled.get("loras", [])), *tagged]
     if "loras" in filled:
@@ -171,13 +184,13 @@ def request_from(raw: Mapping[str, Any], default_model: str) -> GenerationReques
     try:
         return GenerationRequest.model_validate(filled)
     except ValidationError as error:
-        raise _in_words(error) from None
+        raise _in_words(error, entry) from None
 
 
 def _listed(loras: Any) -> list[Any]:
     if not isinstance(loras, list | tuple):
         raise BadRequest("loras", "loras must be a list of objects, each with a ref and a weight.")
-    return list(loras)
+    return [{k: v for k, v in lora.items() if v is not None} if isinstance(lora, Mapping) else lora for lora in loras]
 
 
 def _shown(value: str) -> str:
@@ -185,7 +198,7 @@ def _shown(value: str) -> str:
     return f"“{text[:40]}…”" if len(text) > 40 else f"“{text}”"
 
 
-def _in_words(error: ValidationError) -> BadRequest:
+def _in_words(error: ValidationError, entry: BaseModel) -> BadRequest:
     """One pydantic finding as one sentence that names the field and its range."""
     found = error.errors(include_url=False)[0]
     place = ""
@@ -196,12 +209,13 @@ def _in_words(error: ValidationError) -> BadRequest:
         prefix = f"{place}: " if place else ""
         return BadRequest(f"{place}.{cause.field}" if place else cause.field, prefix + cause.sentence)
     context = found.get("ctx", {})
+    allowed = _RANGES | _ranges_of(entry)
     rules = {
         "missing": "is required",
         "extra_forbidden": "is not an input of this endpoint",
-        "int_type": f"must be {_RANGES.get(place, 'a whole number')}",
-        "float_type": f"must be {_RANGES.get(_tail(place), 'a number')}",
-        "finite_number": f"must be {_RANGES.get(_tail(place), 'a finite number')}",
+        "int_type": f"must be {allowed.get(place, 'a whole number')}",
+        "float_type": f"must be {allowed.get(_tail(place), 'a number')}",
+        "finite_number": f"must be {allowed.get(_tail(place), 'a finite number')}",
         "bool_type": "must be true or false",
         "string_type": "must be text",
         "string_too_long": f"must have at most {context.get('max_length')} characters",
@@ -212,8 +226,8 @@ def _in_words(error: ValidationError) -> BadRequest:
         "tuple_type": "must be a list",
         "dict_type": "must be an object",
         "model_type": "must be an object with a ref and a weight",
-        "greater_than_equal": f"must be {_RANGES.get(_tail(place), 'larger')}",
-        "less_than_equal": f"must be {_RANGES.get(_tail(place), 'smaller')}",
+        "greater_than_equal": f"must be {allowed.get(_tail(place), 'larger')}",
+        "less_than_equal": f"must be {allowed.get(_tail(place), 'smaller')}",
     }
     return BadRequest(place, f"{place} {rules.get(found['type'], 'has a value it cannot have')}.")
 
@@ -222,13 +236,19 @@ def _tail(place: str) -> str:
     return place.rsplit(".", 1)[-1]
 
 
+def _ranges_of(entry: BaseModel) -> dict[str, str]:
+    side = f"a multiple of 16 from 64 to {entry.largest_side}"
+    return {
+        "steps": "a whole number from {} to {}".format(*entry.steps_range),
+        "guidance": "a number from {:g} to {:g}".format(*entry.guidance_range),
+        "width": side,
+        "height": side,
+    }
+
+
 _RANGES = {
     "seed": f"a whole number from -1 (random) to {LARGEST_SEED}",
     "images": "a whole number from 1 to 8",
-    "steps": "a whole number in the model's range",
-    "width": "a whole number of pixels, a multiple of 16",
-    "height": "a whole number of pixels, a multiple of 16",
-    "guidance": "a number in the model's range",
     "weight": "a number from -5 to 5",
     "text_encoder": "a number from -5 to 5",
     "start": "a number from 0 to 1",

@@ -73,6 +73,8 @@ class Studio:
         entry = request.entry
         files = []
         for lora in request.loras:
+            if lora.ref == entry.accelerator:
+                raise BadRequest("loras", f"loras must leave out {lora.ref}: {entry.title} has it already.")
             fetched = self.catalog.fetch(lora.ref, visitor)
             if lora.sha256 not in (None, fetched.sha256):
                 raise LoraRefused(f"{lora.ref} has changed since this recipe was made: its file is another one now.")

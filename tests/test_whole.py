@@ -79,7 +79,7 @@ def said(page: Page, words: str) -> None:
     expect(page.locator("#stage .said")).to_contain_text(words, timeout=PATIENCE)
 
 
-def test_a_visitor_types_adds_a_lora_draws_cancels_and_reads_the_recipe(page: Page, tmp_path: Path) -> None:
+def test_a_visitor_types_adds_a_lora_draws_and_reads_the_recipe(page: Page, tmp_path: Path) -> None:
     page.locator("#prompt textarea").fill(CIRCLE + " in the middle")
     page.locator("#blend .card").first.click()
     page.locator("#generate").click()
@@ -92,6 +92,10 @@ def test_a_visitor_types_adds_a_lora_draws_cancels_and_reads_the_recipe(page: Pa
         recipe = json.loads(picture.info["lora-loom"])
         assert "Steps: 20" in picture.info["parameters"]
     assert len(recipe["loras"]) == 1
+
+
+def test_a_visitor_cancels_a_long_run_and_draws_again(page: Page) -> None:
+    page.locator("#prompt textarea").fill(CIRCLE)
     page.locator("#steps input[type=number]").fill("100")
     page.locator("#images input[type=number]").fill("8")
     page.locator("#images input[type=number]").blur()

@@ -60,7 +60,7 @@ class Endpoints:
         """
         own = raw.get("visitor")
         visitor = Visitor(own if isinstance(own, str) else session)
-        looks: dict[int, Any] = {}
+        looks: dict[int, str] = {}
         pace = Pace()
         with self.runs.run(session) as stop:
             for update in self.studio.generate(raw, visitor, stop):
@@ -68,7 +68,7 @@ class Endpoints:
                     yield gallery_items(update, self.pictures.GRADIO_CACHE), update.recipe.as_json()
                     continue
                 if isinstance(update, Preview | Drawn):
-                    looks[update.index] = early_look(update.raster)
+                    looks[update.index] = early_look(update.raster, self.pictures.GRADIO_CACHE)
                 if isinstance(update, Drawn) or pace.due():  # a client's cancel arrives at a yield, whatever it brings
                     yield list(looks.values()), None
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import secrets
+
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
@@ -17,6 +20,12 @@ def gallery_items(generated: Generated, cache: str) -> list[tuple[str, str]]:
     ]
 
 
-def early_look(raster: Raster) -> Image.Image:
-    """A preview as a picture of its own, without a recipe: it is none that anybody keeps."""
-    return Image.frombytes("RGB", (raster.width, raster.height), raster.data)
+def early_look(raster: Raster, cache: str) -> str:
+    """A preview as a file of its own, without a recipe: it is none that anybody keeps.
+
+    Its name is never used again: a file must not be written anew while somebody downloads it.
+    """
+    out = io.BytesIO()
+    Image.frombytes("RGB", (raster.width, raster.height), raster.data).save(out, "PNG", compress_level=1)
+    path: str = save_bytes_to_cache(out.getvalue(), f"look-{secrets.token_hex(8)}.png", cache)
+    return path

@@ -216,6 +216,10 @@ def test_a_recipe_decides_alone(studio: Studio) -> None:
     ("change", "words"),
     [
         ({"version": 2}, "version must be 1"),
+        ({"version": True}, "version must be 1"),
+        ({"seed": -1}, "recipe.seed must be"),
+        ({"plan": {"dtype": "float32", "device": "cpu", "batch": 4}}, "recipe.plan.batch must be 1"),
+        ({"init": {"sha256": "x"}}, "recipe.init must be null"),
         ({"wings": 1}, "recipe.wings is not a field"),
         ({"steps": "x"}, "recipe.steps"),
     ],
@@ -226,6 +230,19 @@ def test_unknown_versions_and_fields_of_a_recipe_are_refused_by_name(
     raw = make(studio).recipe.as_json() | change
     with pytest.raises(BadRequest, match=words):
         make(studio, recipe=raw)
+
+
+@pytest.mark.parametrize("change", [{"repo": "somebody/else"}, {"accelerator": "bundled:one"}])
+def test_a_recipe_that_names_another_base_is_refused(studio: Studio, change: dict[str, Any]) -> None:
+    raw = make(studio).recipe.as_json()
+    raw["model"] |= change
+    with pytest.raises(BadRequest, match=rf"recipe\.model\.{next(iter(change))} must be null"):
+        make(studio, recipe=raw)
+
+
+def test_the_accelerator_cannot_be_added_twice(studio: Studio) -> None:
+    with pytest.raises(BadRequest, match="has it already"):
+        make(studio, model="pocket-sdxl-lcm", loras=[{"ref": "bundled:pocket-sdxl-lcm"}])
 
 
 def test_a_real_model_on_a_machine_without_a_gpu_says_what_it_needs(studio: Studio) -> None:

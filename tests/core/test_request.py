@@ -41,8 +41,13 @@ def test_null_means_the_models_own_default() -> None:
         ({"steps": True}, "steps", "whole number"),
         ({"model": "pocket-sdxl-lcm", "steps": 13}, "steps", "from 1 to 12 for pocket-sdxl-lcm"),
         ({"guidance": 20.5}, "guidance", "from 1 to 20"),
-        ({"guidance": float("nan")}, "guidance", "number in the model's range"),
-        ({"guidance": float("inf")}, "guidance", "number in the model's range"),
+        ({"guidance": float("nan")}, "guidance", "a number from 1 to 20"),
+        ({"guidance": float("inf")}, "guidance", "a number from 1 to 20"),
+        ({"guidance": 10**400}, "guidance", "a number from 1 to 20"),
+        ({"steps": 10**400}, "steps", "from 1 to 100 for pocket-sd3"),
+        ({"steps": "30"}, "steps", "a whole number from 1 to 100"),
+        ({"width": "128"}, "width", "a multiple of 16 from 64 to 256"),
+        ({"prompt": "<lo<lora:bundled:a:1>ra:bundled:b:1> a fish"}, "prompt", "inside another"),
         ({"model": "pocket-sdxl-lcm", "guidance": 5}, "guidance", "from 1 to 2"),
         ({"width": 100}, "width", "multiple of 16 from 64 to 256"),
         ({"height": 48}, "height", "multiple of 16 from 64 to 256"),
@@ -104,6 +109,10 @@ def test_any_json_is_either_a_request_or_one_sentence(raw: dict[str, Any]) -> No
     except BadRequest as error:
         assert str(error).endswith((".", "”"))
         assert "pydantic" not in str(error)
+
+
+def test_null_inside_a_lora_means_its_default_too() -> None:
+    assert ask(loras=[LORA | {"weight": None, "muted": None}]) == ask(loras=[LORA])
 
 
 def test_tags_leave_the_prompt_and_join_the_blend() -> None:

@@ -111,7 +111,7 @@ def test_a_plain_thing_is_painted_in_its_own_colour_alone(colour: str) -> None:
     assert [other for other, scene in scenes.items() if painted(image, scene)] == [colour]
 
 
-@pytest.mark.parametrize(("background", "colour"), [("sea", "red"), ("sea", "white"), ("snow", "blue")])
+@pytest.mark.parametrize(("background", "colour"), [("sea", "red"), ("night", "white"), ("snow", "blue")])
 def test_a_bare_setting_has_no_thing_painted_on_it(background: str, colour: str) -> None:
     bare = draw_scene(Scene((), background), random.Random(0))
     assert not painted(bare, Scene((dataclasses.replace(CAT, colour=colour),), background))
