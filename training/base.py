@@ -14,9 +14,31 @@ from diffusers import DiffusionPipeline
 from training.folder import CaptionedFolder
 from training.latents import encoded
 from training.loop import Settings, train
-from training.objective import NoiseLevels, objective_of
+from training.objective import NoiseLevels, Objective, objective_of
 
 DROPPED_CAPTIONS = 0.1  # trained without words, so that classifier-free guidance has something to lean on
+
+
+def captioned_loss(
+    objective: Objective,
+    folder: CaptionedFolder,
+    latents: torch.Tensor,
+    settings: Settings,
+    levels: NoiseLevels,
+    before_step: Callable[[int], None],
+) -> Callable[[int], torch.Tensor]:
+    """The loss of a step's batch: pictures of the folder, each under one of its captions or under none."""
+    device = next(objective.denoiser.parameters()).device
+
+    def loss_of(step: int) -> torch.Tensor:
+        rng = random.Random(settings.seed * 7919 + step)
+        chosen = [rng.randrange(len(folder)) for _ in range(settings.batch)]
+        captions = ["" if rng.random() < DROPPED_CAPTIONS else folder.caption(i, rng) for i in chosen]
+        before_step(settings.batch)
+        batch = latents[chosen].float().to(device)
+        return objective.loss(batch, levels.draw(settings.batch).to(device), objective.condition(captions))
+
+    return loss_of
 
 
 def train_base(
@@ -37,17 +59,9 @@ def train_base(
     """
     objective = objective_of(pipeline, text_length)
     latents = encoded(pipeline.vae, folder, side, run / "latents.safetensors")
-    device = pipeline.vae.device
+    loss_of = captioned_loss(objective, folder, latents, settings, levels, before_step)
     parameters = dict(objective.denoiser.named_parameters())
     objective.denoiser.train()
-
-    def loss_of(step: int) -> torch.Tensor:
-        rng = random.Random(settings.seed * 7919 + step)
-        chosen = [rng.randrange(len(folder)) for _ in range(settings.batch)]
-        captions = ["" if rng.random() < DROPPED_CAPTIONS else folder.caption(i, rng) for i in chosen]
-        before_step(settings.batch)
-        batch = latents[chosen].float().to(device)
-        return objective.loss(batch, levels.draw(settings.batch).to(device), objective.condition(captions))
 
     train(parameters, loss_of, settings, run, on_save=on_save)
     objective.denoiser.eval()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
-from training.base import DROPPED_CAPTIONS
+from training.base import captioned_loss
 from training.folder import CaptionedFolder
 from training.latents import encoded
 from training.loop import Settings, train
@@ -92,16 +91,8 @@ def train_lora(
     """
     objective = objective_of(pipeline, text_length)
     latents = encoded(pipeline.vae, folder, side, run / "latents.safetensors")
-    device, levels, alpha = pipeline.vae.device, levels or NoiseLevels(), alpha or rank
-
-    def loss_of(step: int) -> torch.Tensor:
-        rng = random.Random(settings.seed * 7919 + step)
-        chosen = [rng.randrange(len(folder)) for _ in range(settings.batch)]
-        captions = ["" if rng.random() < DROPPED_CAPTIONS else folder.caption(i, rng) for i in chosen]
-        before_step(settings.batch)
-        batch = latents[chosen].float().to(device)
-        return objective.loss(batch, levels.draw(settings.batch).to(device), objective.condition(captions))
-
+    alpha = alpha or rank
+    loss_of = captioned_loss(objective, folder, latents, settings, levels or NoiseLevels(), before_step)
     torch.manual_seed(settings.seed)
     with adapted(pipeline, rank, alpha, targets) as parameters:
         train(parameters, loss_of, settings, run)
