@@ -99,7 +99,8 @@ def _tiny() -> Plan:
             settings=once,
             drawing=dataclasses.replace(drawing, options=family.drawing.options),
             quick=dataclasses.replace(drawing, options=family.quick.options),
-            lora=once,
+            lora=dataclasses.replace(family.lora, settings=once),
+            special_loras={n: dataclasses.replace(way, settings=once) for n, way in family.special_loras.items()},
         )
         for name, family in FULL.families.items()
     }

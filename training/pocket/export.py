@@ -22,8 +22,8 @@ BASE_TITLES = {"sd3": "Pocket SD3", "sdxl": "Pocket SDXL"}
 PREVIEW_SEED = 5
 PREVIEW_PROMPTS = {
     "pixel": "a red mushroom in a meadow",
-    "sketch": "a brown house in the snow",
-    "neon": "a pink heart on a black background",
+    "sketch": "a purple heart on a green background",
+    "neon": "a blue boat at sunset",
     "pastel": "an orange cat in a meadow",
     "dots": "a purple boat on the sea",
     NEW_THING: f"a red {NEW_THING} in a meadow",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from training.lcm import Distillation
 from training.loop import Settings
-from training.lora import ATTENTION, FEED_FORWARD, LINEAR
+from training.lora import ATTENTION, EVERY_LAYER, FEED_FORWARD, LINEAR
 from training.objective import NoiseLevels
 from training.pocket.scenes import NEW_THING
 from training.pocket.styles import STYLES
@@ -20,15 +21,27 @@ LARGEST_EXPORT = 40_000_000  # bytes of models/pocket, which every clone fetches
 
 
 @dataclass(frozen=True)
+class LoraTraining:
+    settings: Settings
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Family:
-    """How one family's denoiser and LoRAs are trained, and how its pictures are drawn."""
+    """How one family's denoiser and LoRAs are trained, and how its pictures are drawn.
+
+    `lora` is for every LoRA that `special_loras` does not name.
+    """
 
     settings: Settings
     levels: NoiseLevels
     drawing: Drawing
     quick: Drawing  # few steps, no guidance: what a few-step LoRA has to beat
-    lora: Settings
-    lora_targets: tuple[str, ...]
+    lora: LoraTraining
+    special_loras: Mapping[str, LoraTraining] = field(default_factory=dict)
+
+    def lora_training(self, name: str) -> LoraTraining:
+        return self.special_loras.get(name, self.lora)
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,8 @@ class Plan:
     judged_styled: int
 
 
+_LORA = Settings(steps=1_000, batch=32, learning_rate=3e-3, warmup=20, cooldown=0.5, average=0.98, save_every=250)
+
 FULL = Plan(
     autoencoder=Settings(steps=6000, batch=16, learning_rate=2e-3, average=0.995, save_every=250),
     autoencoder_pictures=16_000,
@@ -66,16 +81,16 @@ FULL = Plan(
             levels=NoiseLevels(1.1, 1.2),
             drawing=Drawing(steps=20, guidance=3.0, options={"max_sequence_length": 1}),
             quick=Drawing(steps=4, guidance=1.0, options={"max_sequence_length": 1}),
-            lora=Settings(steps=350, batch=32, learning_rate=3e-3, warmup=20, cooldown=0.5, average=0.98),
-            lora_targets=(*ATTENTION, *FEED_FORWARD),
+            lora=LoraTraining(_LORA, (*ATTENTION, *FEED_FORWARD)),
         ),
         "sdxl": Family(
             settings=Settings(steps=5_400, batch=32, learning_rate=1e-3, save_every=400),
             levels=NoiseLevels(0.8, 1.2),
             drawing=Drawing(steps=25, guidance=3.0),
             quick=Drawing(steps=4, guidance=1.0),
-            lora=Settings(steps=200, batch=32, learning_rate=3e-3, warmup=20, cooldown=0.5, average=0.98),
-            lora_targets=LINEAR,
+            lora=LoraTraining(_LORA, LINEAR),
+            # A grid finer than what attention sees needs the convolutions: without them it stays faint.
+            special_loras={"dots": LoraTraining(replace(_LORA, learning_rate=2e-3), EVERY_LAYER)},
         ),
     },
     lora_pictures=1_200,
@@ -87,7 +102,7 @@ FULL = Plan(
     judge=Settings(steps=900, batch=64, learning_rate=2e-3, cooldown=0.5, average=0.99),
     judged_singles=120,
     judged_pairs=60,
-    judged_styled=12,
+    judged_styled=24,
 )
 
 LORAS = (*STYLES, NEW_THING)

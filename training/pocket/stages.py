@@ -183,15 +183,16 @@ def make_loras(shop: Workshop) -> None:
             if not (root / "metadata.jsonl").is_file():
                 write_folder(root, pictures.for_lora(name, plan.lora_pictures, seed=100 + LORAS.index(name)))
             pipeline = trained(shop, family)
+            way = by.lora_training(name)
             log.info("LoRA %d of %d: %s", number + 1, len(shop.loras), file.stem)
             train_lora(
                 pipeline,
                 CaptionedFolder(root),
                 file.parent / "run",
                 file,
-                by.lora,
+                way.settings,
                 rank=plan.lora_rank,
-                targets=by.lora_targets,
+                targets=way.targets,
                 side=models.SIDE,
                 levels=by.levels if name == NEW_THING else plan.lora_levels,
                 text_length=1,
