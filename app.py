@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 from core.base_models import BASE_MODELS, POCKET
+from lora_catalog.reference import HUB_ENDPOINT
 
 if TYPE_CHECKING:
-    import gradio as gr
-
+    from lora_catalog.catalog import Catalog
+    from ui.page import Page as LoomPage
     from ui.runs import Runs
 
 log = logging.getLogger("loom")
+
+PUBLIC_UPLOAD = 250_000_000  # bytes: strangers' files lie beside each other on the server's disk
 
 
 class WrongSetting(Exception):
@@ -105,7 +109,7 @@ _OPTIONS = (
     _Option("share", _switch, None, "also open a public gradio.live address"),
     _Option("mcp", _switch, None, "also serve the API's endpoints as MCP tools"),
     _Option("model", _model, None, "the model to begin with; left out: the best one that this machine can run", "KEY"),
-    _Option("data_dir", _folder, "data", "folder for what the app keeps; this version keeps nothing", "DIR"),
+    _Option("data_dir", _folder, "data", "folder for LoRA files, your own (in loras/) and fetched ones", "DIR"),
     _Option("log_dataset", _later, None, "dataset repo of the Hub for records; not available in this version",
             "USER/REPO"),
     _Option("consent", _consent, None, "what a record may keep: none, recipe or picture; this version keeps no records",
@@ -167,17 +171,27 @@ def check_address(host: str, port: int) -> None:
         raise WrongSetting(f"Nothing can listen on {host}:{port} here: choose another --host or --port.") from None
 
 
+def check_folder(folder: Path) -> None:
+    """Makes the data folder. Raises WrongSetting where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        raise WrongSetting(f"Nothing can be written in the folder {folder}: choose another --data-dir.") from None
+
+
 def serve(settings: Settings, environ: Mapping[str, str]) -> None:
     """Serves until SIGINT or SIGTERM, which raise SystemExit here."""
     check_address(settings.host, settings.port)
+    check_folder(settings.data_dir)
     page, runs, warm_up = _wired(settings, environ)
-    from ui.page import launch_options
 
     try:
         try:
             page.launch(
                 server_name=settings.host, server_port=settings.port, share=settings.share, mcp_server=settings.mcp,
-                prevent_thread_lock=True, **launch_options(),
+                prevent_thread_lock=True, **page.launch_options(),
             )  # fmt: skip
         except OSError:  # somebody took the port meanwhile
             check_address(settings.host, settings.port)
@@ -192,35 +206,66 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
         page.close(verbose=False)
 
 
-def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[gr.Blocks, Runs, Callable[[], None]]:
+def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Runs, Callable[[], None]]:
     """The one place that knows all parts."""
     from huggingface_hub import get_token
 
     from core.engine import LocalEngine
     from core.machine import best_model, survey
     from core.studio import Studio
-    from lora_catalog.catalog import Catalog
-    from lora_catalog.reference import HUB_ENDPOINT
-    from lora_catalog.sources.bundled import BundledSource
+    from lora_catalog.sources.folder import LARGEST_FILE
     from ui.page import build_page
     from ui.runs import Runs
+    from ui.visitors import Visitors
     from ui.words import PocketWords
 
-    machine = survey(has_token=get_token() is not None, on_zero_gpu=bool(environ.get("SPACES_ZERO_GPU")))
+    token, public = get_token(), _reached_by_strangers(settings, environ)
+    machine = survey(has_token=token is not None, on_zero_gpu=bool(environ.get("SPACES_ZERO_GPU")))
     model = settings.model or best_model(machine)
     why_not = machine.why_not(BASE_MODELS[model])
     if settings.model is not None and why_not is not None:
         raise WrongSetting(why_not)
     engine = LocalEngine(machine)
-    catalog = Catalog([BundledSource(POCKET / "loras")], environ.get("HF_ENDPOINT", HUB_ENDPOINT))
+    largest_upload = PUBLIC_UPLOAD if public else LARGEST_FILE
+    catalog = _catalog(settings.data_dir, environ.get("HF_ENDPOINT") or HUB_ENDPOINT, public, largest_upload)
     runs = Runs()
     try:
         words = PocketWords.read(POCKET / "words.json")
     except (OSError, ValueError):
         log.warning("models/pocket/words.json is missing or torn: restore it with git checkout -- models/pocket.")
         words = PocketWords()
-    page = build_page(Studio(engine, catalog, model), words, POCKET / "loras", runs)
+    visitors = Visitors(lent_token=None if public else token)
+    page = build_page(Studio(engine, catalog, model), words, runs, visitors, largest_upload)
     return page, runs, lambda: engine.warm_up(model)
+
+
+def _catalog(data_dir: Path, endpoint: str, public: bool, largest_upload: int) -> Catalog:
+    """Every source of LoRAs, in the order that a search asks them."""
+    from lora_catalog.catalog import Catalog
+    from lora_catalog.curated import curated_cards
+    from lora_catalog.hub.api import HubApi
+    from lora_catalog.index import CardIndex
+    from lora_catalog.previews import PreviewShelf
+    from lora_catalog.sources.base import Source
+    from lora_catalog.sources.bundled import BundledSource
+    from lora_catalog.sources.folder import FolderSource
+    from lora_catalog.sources.hub import HubSource
+    from lora_catalog.store import LoraStore
+
+    index, store = CardIndex(data_dir / "catalog.sqlite"), LoraStore(data_dir / "store")
+    folder = FolderSource(data_dir / "loras", public=public, largest_file=largest_upload)
+    sources: list[Source] = [
+        BundledSource(POCKET / "loras"),
+        folder,
+        HubSource(HubApi(endpoint), index, store, curated_cards()),
+    ]
+    return Catalog(sources, endpoint, PreviewShelf(data_dir / "previews"), folder)
+
+
+def _reached_by_strangers(settings: Settings, environ: Mapping[str, str]) -> bool:
+    """Then the owner's token and the visitors' uploads are kept apart from the others'."""
+    at_home = settings.host in ("127.0.0.1", "localhost", "::1")
+    return bool(environ.get("SPACE_ID")) or settings.share or not at_home
 
 
 def _leave(*_: object) -> Never:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from core.errors import LoomError
 from core.request import GenerationRequest
@@ -37,11 +37,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was really applied of a LoRA: layers matched, layers in the file, and why the others were left out."""
+    """What was really applied of a LoRA: layers matched, layers in the file, and why the others were left out.
+
+    `text_encoder` of those applied are layers of text encoders.
+    """
 
     applied: int
     total: int
     skipped: tuple[tuple[str, str], ...] = ()
+    text_encoder: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,12 @@ class Raster:
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` steps over all pictures; `stage` is a short phrase for people."""
+    """`done` of `total` steps over all pictures, or bytes of a download; `stage` is a short phrase for people."""
 
     stage: str
     done: int = 0
     total: int = 0
+    unit: Literal["steps", "bytes"] = "steps"
 
 
 @dataclass(frozen=True)

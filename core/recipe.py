@@ -19,6 +19,8 @@ from core.base_models import BASE_MODELS
 from core.errors import BadRequest
 from core.messages import Done, Job
 from core.request import GenerationRequest, request_from
+from lora_catalog.errors import CatalogError
+from lora_catalog.reference import LoraRef
 
 APP = "LoRA Loom"
 APP_VERSION = "0.1.0"
@@ -150,9 +152,18 @@ def _only_here(recipe: Recipe) -> list[tuple[str, Any, Any]]:
     if entry is not None:  # an unknown key is refused with the request
         found += [
             ("model.repo", recipe.model.repo, None if entry.embedded else entry.repo),
-            ("model.accelerator", recipe.model.accelerator, entry.accelerator),
+            ("model.accelerator", _unpinned(recipe.model.accelerator, entry.accelerator), entry.accelerator),
         ]
     return found
+
+
+def _unpinned(said: str | None, ours: str | None) -> str | None:
+    """Our ref where the recipe's means the same LoRA, be it at a commit of its own; else what the recipe says."""
+    try:
+        same = said is not None and ours is not None and LoraRef.parse(said).same_lora(LoraRef.parse(ours))
+    except CatalogError:
+        same = False
+    return ours if same else said
 
 
 @cache

@@ -13,7 +13,7 @@ from core.base_models import BASE_MODELS, BaseModel
 from core.errors import BadRequest
 from core.prompt import without_lora_tags
 from lora_catalog.errors import CatalogError
-from lora_catalog.reference import LoraRef
+from lora_catalog.reference import MAX_LETTERS, LoraRef
 
 LONGEST_PROMPT = 4000  # characters
 MOST_LORAS = 16
@@ -49,7 +49,7 @@ class _Frozen(Schema):
 class WeightedLora(_Frozen):
     """One LoRA of a blend. `start` and `end` are shares of the steps; `text_encoder` None means `weight`."""
 
-    ref: Annotated[str, Field(min_length=1, max_length=300)]
+    ref: Annotated[str, Field(min_length=1, max_length=MAX_LETTERS)]
     weight: Annotated[Number, Field(ge=-5, le=5)] = 1.0
     start: Annotated[Number, Field(ge=0, le=1)] = 0.0
     end: Annotated[Number, Field(ge=0, le=1)] = 1.0
@@ -60,10 +60,11 @@ class WeightedLora(_Frozen):
 
     @model_validator(mode="after")
     def _only_what_the_blend_can_do(self) -> Self:
-        try:
-            LoraRef.parse(self.ref)
-        except CatalogError as error:
-            raise Unfit("ref", str(error)) from error
+        if "://" not in self.ref:  # which addresses are the Hub's own, the catalogue knows
+            try:
+                LoraRef.parse(self.ref)
+            except CatalogError as error:
+                raise Unfit("ref", str(error)) from error
         if (self.start, self.end) != (0.0, 1.0):
             raise Unfit("start", "start and end must be 0 and 1: schedules over the steps are not available yet.")
         if self.blocks:
@@ -163,13 +164,9 @@ def request_from(raw: Mapping[str, Any], default_model: str) -> GenerationReques
             raise BadRequest(name, sentence)
     if "prompt" not in given:
         raise BadRequest("prompt", "prompt is required: say what to draw, or give a recipe.")
-    key = given.get("model", default_model)
-    if not isinstance(key, str) or key not in BASE_MODELS:
-        shown = f" {_shown(key)} is not" if isinstance(key, str) else " That is not"
-        raise BadRequest("model", f"model must be one of {', '.join(BASE_MODELS)}.{shown}.")
-    entry = BASE_MODELS[key]
+    entry = entry_of(given.get("model", default_model))
     filled: dict[str, Any] = {
-        "model": key, "steps": entry.steps, "guidance": entry.guidance, "width": entry.side, "height": entry.side,
+        "model": entry.key, "steps": entry.steps, "guidance": entry.guidance, "width": entry.side, "height": entry.side,
         "sampler": entry.samplers[0],
     }  # fmt: skip
     filled |= given
@@ -185,6 +182,14 @@ def request_from(raw: Mapping[str, Any], default_model: str) -> GenerationReques
         return GenerationRequest.model_validate(filled)
     except ValidationError as error:
         raise _in_words(error, entry) from None
+
+
+def entry_of(key: object) -> BaseModel:
+    """The model of that key. Raises BadRequest, naming all keys."""
+    if isinstance(key, str) and key in BASE_MODELS:
+        return BASE_MODELS[key]
+    shown = f" {_shown(key)} is not" if isinstance(key, str) else " That is not"
+    raise BadRequest("model", f"model must be one of {', '.join(BASE_MODELS)}.{shown}.")
 
 
 def _listed(loras: Any) -> list[Any]:

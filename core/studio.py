@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from core.base_models import BASE_MODELS, BaseModel
-from core.errors import BadRequest, LoraDoesNotFit, LoraRefused, ModelUnavailable
-from core.messages import Done, Drawn, Engine, Failed, Job, LoraFile, Preview, Progress, StopFlag
+from core.errors import BadRequest, ModelUnavailable
+from core.gathering import Gathering
+from core.messages import Done, Drawn, Engine, Failed, Job, Preview, Progress, StopFlag
 from core.recipe import Recipe, png_with_recipe, read_recipe, recipe_of
-from core.request import LARGEST_SEED, GenerationRequest, request_from
+from core.request import LARGEST_SEED, GenerationRequest, entry_of, request_from
 from lora_catalog.catalog import Catalog
+from lora_catalog.preflight import Preflight
+from lora_catalog.reference import LoraRef
+from lora_catalog.search import SearchPage
 from lora_catalog.visitor import Visitor
 
 
@@ -41,18 +47,44 @@ class Studio:
 
     def generate(self, raw: dict[str, Any], visitor: Visitor, stop: StopFlag) -> Iterator[Update]:
         """Draws what `raw` asks for: a request's fields, or `recipe`. Raises LoomError or CatalogError."""
-        request, wanted = self.understood(raw)
+        request, recipe = self.understood(raw)
         self._must_run_here(request.entry)
-        loras = self._fetched(request, visitor)
-        job = Job(_with_seed(request), loras, wanted.model.revision if wanted else None)
-        for message in self.engine.run(job, stop):
-            match message:
-                case Failed(error):
-                    raise error
-                case Done():
-                    yield _finished(job, message)
-                case _:
-                    yield message
+        accelerator = recipe.model.accelerator if recipe else request.entry.accelerator
+        with ExitStack() as held:
+            gathering = Gathering(self.catalog, visitor, stop, held)
+            request, loras = yield from gathering.gather(request, accelerator)
+            job = Job(_with_seed(request), loras, recipe.model.revision if recipe else None)
+            for message in self.engine.run(job, stop):
+                match message:
+                    case Failed(error):
+                        raise error
+                    case Done():
+                        yield _finished(job, message)
+                    case _:
+                        yield message
+
+    def search_loras(self, raw: dict[str, Any], visitor: Visitor) -> SearchPage:
+        """Cards that match. Raises BadField."""
+        return self.catalog.search(**raw, visitor=visitor)
+
+    def inspect_lora(self, ref: object, model: object, visitor: Visitor) -> Preflight:
+        """What a LoRA's header says, and whether it fits `model` (None: the default one).
+
+        Raises BadRequest or a CatalogError.
+        """
+        if ref is None:
+            raise BadRequest("ref", "ref is required: the text that names a LoRA, such as USER/REPO.")
+        entry = entry_of(self.default_model if model is None else model)
+        look = self.catalog.inspect(self.catalog.ref(ref), entry.family, visitor)
+        if entry.accelerator and self.catalog.ref(look.ref).same_lora(self.catalog.ref(entry.accelerator)):
+            return look.model_copy(update={"fits": "no", "why_not": f"{entry.title} has this LoRA in it already."})
+        return look
+
+    def keep_lora(self, file: object, visitor: Visitor) -> LoraRef:
+        """Keeps an uploaded safetensors file under its own name. Raises BadRequest or a CatalogError."""
+        if not isinstance(file, str):
+            raise BadRequest("file", "file is required: a safetensors file to upload.")
+        return self.catalog.keep(Path(file), visitor)
 
     def understood(self, raw: dict[str, Any]) -> tuple[GenerationRequest, Recipe | None]:
         """The request in `raw`, and the recipe it comes from if it does."""
@@ -68,29 +100,6 @@ class Studio:
         why_not = self.engine.availability(entry.key)
         if why_not is not None:
             raise ModelUnavailable(why_not)
-
-    def _fetched(self, request: GenerationRequest, visitor: Visitor) -> tuple[LoraFile, ...]:
-        entry = request.entry
-        files = []
-        for lora in request.loras:
-            if lora.ref == entry.accelerator:
-                raise BadRequest("loras", f"loras must leave out {lora.ref}: {entry.title} has it already.")
-            fetched = self.catalog.fetch(lora.ref, visitor)
-            if lora.sha256 not in (None, fetched.sha256):
-                raise LoraRefused(f"{lora.ref} has changed since this recipe was made: its file is another one now.")
-            preflight = self.catalog.inspect(lora.ref, entry.family, visitor)
-            if preflight.fits == "no":
-                raise LoraDoesNotFit(
-                    f"{lora.ref} was made for {preflight.family} and does not fit {entry.title}: "
-                    f"choose a LoRA for {entry.family}, or another model."
-                )
-            weight = 0.0 if lora.muted else lora.weight
-            words = 0.0 if lora.muted else lora.weight if lora.text_encoder is None else lora.text_encoder
-            files.append(LoraFile(str(fetched.ref), fetched.sha256, fetched.path, weight, words))
-        if entry.accelerator is not None:
-            fetched = self.catalog.fetch(entry.accelerator, visitor)
-            files.append(LoraFile(str(fetched.ref), fetched.sha256, fetched.path, 1.0, 1.0, accelerator=True))
-        return tuple(files)
 
     def _described(self, entry: BaseModel) -> dict[str, Any]:
         why_not = self.engine.availability(entry.key)

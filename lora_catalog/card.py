@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lora_catalog.reference import SourceName
-
 Family = Literal[
     "sd3-medium",
     "sd3.5-medium",
@@ -21,6 +19,8 @@ Family = Literal[
     "pocket-sd3",
     "pocket-sdxl",
 ]
+
+CardSource = Literal["bundled", "curated", "hub", "local"]  # a curated card's ref is one of the Hub
 
 LoraWeight = Annotated[float, Field(ge=-5, le=5, allow_inf_nan=False)]
 
@@ -39,9 +39,12 @@ class LoraCard(BaseModel):
     downloads: int = Field(ge=0, description="in the last 30 days; 0 where nobody counts")
     likes: int = Field(ge=0)
     nsfw: bool
-    gated: bool
-    source: SourceName
+    gated: bool = Field(description="its author asks people to accept terms on the Hub first")
+    private: bool = False
+    source: CardSource
     base: str | None = Field(description="the model it was trained on: a model key or a repo of the Hub")
     preview: str | None = Field(description="a picture's path within the LoRA's source")
     description: str
     author: str | None
+    updated: str | None = Field(default=None, description="when its repo last changed, as ISO 8601 in UTC")
+    checked: bool = Field(default=True, description="false for a curated card that the Hub has not confirmed yet")

@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from pathlib import Path
 
 from lora_catalog.card import Family, LoraCard
-from lora_catalog.errors import BadField, NotAvailable
-from lora_catalog.identify import Format, Identity, identify
+from lora_catalog.errors import BadField, FileGone, Gated, NotAvailable, NotShown, TooLarge
+from lora_catalog.preflight import Preflight, preflight
+from lora_catalog.previews import NO_SHELF, PreviewShelf, thumbnail
 from lora_catalog.reference import HUB_ENDPOINT, LoraRef
 from lora_catalog.search import CURSOR_ALLOWED, Cursor, Search, SearchPage
-from lora_catalog.sources.base import FetchedLora, Source
+from lora_catalog.sources.base import Fetching, Source
+from lora_catalog.sources.folder import FolderSource
 from lora_catalog.visitor import ANYONE, Visitor
-
-
-class Preflight(BaseModel):
-    """What is known of a LoRA before it is fetched, as `/inspect_lora` gives it; its header alone decides on `fits`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    ref: str = Field(description="pinned where the source has revisions")
-    family: Family | Literal["unknown"]
-    format: Format
-    rank: int | None = Field(description="the largest of its layers'; null where unknown")
-    layers: int = Field(description="how many layers it touches; 0 where unknown")
-    bytes: int = Field(description="of the file")
-    triggers: tuple[str, ...]
-    licence: str | None
-    gated: bool
-    fits: Literal["yes", "no", "unknown"]
-    why_not: str | None = Field(description="a sentence; null where it fits")
 
 
 class Catalog:
     """Asks the source that a ref names; a search asks all, in the order given. Safe to call from several threads.
 
     `endpoint` is the Hub's own address: refs may be written as addresses below it. Wherever a ref is taken, its text
-    may be given instead, and is refused by BadRef.
+    may be given instead, and is refused by BadRef. `previews` keeps pictures that came over the network, `uploads` the
+    files that visitors bring.
     """
 
-    def __init__(self, sources: Sequence[Source], endpoint: str = HUB_ENDPOINT) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        endpoint: str = HUB_ENDPOINT,
+        previews: PreviewShelf = NO_SHELF,
+        uploads: FolderSource | None = None,
+    ) -> None:
         self._sources = {source.name: source for source in sources}
         self._endpoint = endpoint
+        self._previews = previews
+        self._uploads = uploads
 
     def ref(self, text: object) -> LoraRef:
         """The ref that a user's text means; a ref is itself. Raises BadRef."""
@@ -77,14 +68,23 @@ class Catalog:
         )
         sources, skip = self._start(wanted)
         cards: list[LoraCard] = []
+        notes: list[str] = []
+        following, refreshing = None, False
         for source in sources:
             room = wanted.limit - len(cards)
             found = source.search(wanted, skip, room + 1, visitor)  # one more tells whether any are left
-            cards += found[:room]
-            if len(found) > room:
-                return SearchPage(cards=tuple(cards), next=str(Cursor(source.name, skip + room)))
+            cards += found.cards[:room]
+            notes += [found.note] if found.note else []
+            refreshing |= found.refreshing
+            if len(found.cards) > room:
+                following = str(Cursor(source.name, skip + room))
+                break
             skip = 0
-        return SearchPage(cards=tuple(cards), next=None)
+        return SearchPage(cards=tuple(cards), next=following, note=" ".join(notes) or None, refreshing=refreshing)
+
+    def bundled(self) -> Sequence[LoraCard]:
+        """The cards that come with the project; nobody is asked for them."""
+        return self._sources["bundled"].search(Search(limit=100), 0, 100, ANYONE).cards
 
     def card(self, ref: LoraRef | str, visitor: Visitor = ANYONE) -> LoraCard:
         """What people read about a LoRA. Raises BadRef, NotAvailable, UnknownRef, FileTorn."""
@@ -92,31 +92,39 @@ class Catalog:
         return self._source(ref).card(ref, visitor)
 
     def inspect(self, ref: LoraRef | str, model_family: Family | None = None, visitor: Visitor = ANYONE) -> Preflight:
-        """What a LoRA is, and whether it fits models of `model_family`. Raises as `card` does."""
+        """What a LoRA is, and whether it fits models of `model_family`, by its header alone. Raises CatalogError."""
         ref = self.ref(ref)
         source = self._source(ref)
-        card = source.card(ref, visitor)
-        header = source.header(ref, visitor)
-        identity = identify(header)
-        fits, why_not = _verdict(identity, model_family)
-        return Preflight(
-            ref=str(ref),
-            family=identity.family,
-            format=identity.format,
-            rank=identity.rank,
-            layers=identity.layers,
-            bytes=header.bytes,
-            triggers=card.triggers,
-            licence=card.licence,
-            gated=card.gated,
-            fits=fits,
-            why_not=why_not,
-        )
+        pinned = source.pin(ref, visitor)
+        return preflight(pinned, source.card(pinned, visitor), source.header(pinned, visitor), model_family)
 
-    def fetch(self, ref: LoraRef | str, visitor: Visitor = ANYONE) -> FetchedLora:
-        """The LoRA's file on this machine, its sha256 checked. Raises as `card` does."""
+    def fetch(self, ref: LoraRef | str, visitor: Visitor = ANYONE) -> Fetching:
+        """The LoRA's file on this machine, its sha256 checked, with word of the download on the way."""
         ref = self.ref(ref)
         return self._source(ref).fetch(ref, visitor)
+
+    def preview(self, ref: LoraRef | str) -> bytes | None:
+        """The card's picture as a small WebP of our own making, as anyone may see it; None where there is none.
+
+        Raises CatalogError where it cannot be had now; that a LoRA has none to show is remembered.
+        """
+        ref = self.ref(ref)
+        kept = self._previews.get(ref.name) if ref.source == "hub" else None
+        if kept is None:
+            try:
+                picture = self._source(ref).preview(ref, ANYONE)
+            except (Gated, NotShown, FileGone, TooLarge):
+                picture = None
+            kept = (thumbnail(picture) if picture else None) or b""
+            if ref.source == "hub":
+                self._previews.put(ref.name, kept)
+        return kept or None
+
+    def keep(self, file: Path, visitor: Visitor) -> LoraRef:
+        """Keeps an uploaded file, for this visitor alone on a public server. Raises CatalogError."""
+        if self._uploads is None:
+            raise NotAvailable(f"local:{file.name}", tuple(self._sources))
+        return self._uploads.add(file, file.name, visitor)
 
     def _source(self, ref: LoraRef) -> Source:
         if ref.source not in self._sources:
@@ -134,13 +142,3 @@ class Catalog:
         if not sources:
             raise BadField("cursor", CURSOR_ALLOWED)
         return sources, start.skip
-
-
-def _verdict(identity: Identity, model_family: Family | None) -> tuple[Literal["yes", "no", "unknown"], str | None]:
-    if identity.family == "unknown":
-        return "unknown", f"What this LoRA was made for cannot be told: {identity.reason}."
-    if model_family is None:
-        return "unknown", "Name a model to learn whether this LoRA fits it."
-    if identity.family == model_family:
-        return "yes", None
-    return "no", f"This LoRA was made for {identity.family}, and the model is {model_family}."

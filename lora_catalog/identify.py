@@ -2,138 +2,126 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lora_catalog.card import Family
-from lora_catalog.header import Header, TensorFacts
+from lora_catalog.families.match import choose
+from lora_catalog.header import Header
+from lora_catalog.layers import Format, Layer, Layers, Torn, layers_of
+from lora_catalog.said import Said, read_said
 
-Format = Literal["diffusers", "unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """Layers whose whole name matches `name` take one of the `inputs` widths and give one of the `outputs` widths."""
-
-    name: re.Pattern[str]
-    inputs: frozenset[int]
-    outputs: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class FamilyShapes:
-    """Every layer of a family that a LoRA may touch, as diffusers names it."""
-
-    family: Family
-    layers: tuple[Layer, ...]
-
-    def has(self, name: str, inputs: int, outputs: int) -> bool:
-        return any(
-            layer.name.fullmatch(name) and inputs in layer.inputs and outputs in layer.outputs for layer in self.layers
-        )
-
-
-def _layer(name: str, inputs: Iterable[int], outputs: Iterable[int]) -> Layer:
-    return Layer(re.compile(name), frozenset(inputs), frozenset(outputs))
-
-
-_SD3_BLOCK = r"transformer\.transformer_blocks\.[0-5]\."
-_SDXL_ATTENTIONS = r"unet\.((down|up)_blocks\.[01]\.attentions\.[01]|mid_block\.attentions\.0)\."
-_SDXL_BLOCK = _SDXL_ATTENTIONS + r"transformer_blocks\.\d\."
-_SDXL_LEVEL = r"unet\.((down|up)_blocks\.[01]|mid_block)\."
-_SDXL_WIDTHS = (64, 128)
-
-# Shapes of the models in models/pocket, whose source is training/pocket/models.py.
-FAMILY_SHAPES: tuple[FamilyShapes, ...] = (
-    FamilyShapes(
-        "pocket-sd3",
-        (
-            _layer(_SD3_BLOCK + r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)", [192], [192]),
-            _layer(_SD3_BLOCK + r"ff(_context)?\.net\.0\.proj", [192], [768]),
-            _layer(_SD3_BLOCK + r"ff(_context)?\.net\.2", [768], [192]),
-            _layer(_SD3_BLOCK + r"norm1(_context)?\.linear", [192], [384, 1152]),
-            _layer(r"transformer\.context_embedder", [320], [192]),
-            _layer(r"transformer\.proj_out", [192], [64]),
-        ),
-    ),
-    FamilyShapes(
-        "pocket-sdxl",
-        (
-            _layer(_SDXL_BLOCK + r"attn1\.(to_[qkv]|to_out\.0)", _SDXL_WIDTHS, _SDXL_WIDTHS),
-            _layer(_SDXL_BLOCK + r"attn2\.(to_q|to_out\.0)", _SDXL_WIDTHS, _SDXL_WIDTHS),
-            _layer(_SDXL_BLOCK + r"attn2\.to_[kv]", [320], _SDXL_WIDTHS),
-            _layer(_SDXL_BLOCK + r"ff\.net\.0\.proj", _SDXL_WIDTHS, [512, 1024]),
-            _layer(_SDXL_BLOCK + r"ff\.net\.2", [256, 512], _SDXL_WIDTHS),
-            _layer(_SDXL_ATTENTIONS + r"proj_(in|out)", _SDXL_WIDTHS, _SDXL_WIDTHS),
-            _layer(_SDXL_LEVEL + r"resnets\.[01]\.(conv1|conv2|conv_shortcut)", [64, 128, 192, 256], _SDXL_WIDTHS),
-            _layer(_SDXL_LEVEL + r"resnets\.[01]\.time_emb_proj", [256], [64, 128, 256]),
-            _layer(_SDXL_LEVEL + r"(down|up)samplers\.0\.conv", _SDXL_WIDTHS, _SDXL_WIDTHS),
-        ),
-    ),
-)
+Verdict = Literal["yes", "no", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a header says: `rank` is the largest of its layers', `reason` is why the family is unknown, else empty."""
+    """What a header says of a LoRA.
+
+    `layers` counts what it changes but normalisations, `parts` the same by component, `outside` those of them that
+    `family` does not have. `rank` is the largest of `ranks`. `alphas`: where the layers' alphas stand, in tensors of
+    their own, in the metadata (then `alpha` is theirs) or nowhere (then each is its rank). `candidates` are the
+    families that the LoRA may have been made for, `family` the one of them that is meant. `reason`, a clause, tells
+    why the family is unknown or other, else it is empty. The rest is what its author wrote: escape it where it shows.
+    """
 
     family: Family | Literal["unknown"]
     format: Format
     rank: int | None
     layers: int
     reason: str
+    ranks: tuple[int, ...] = ()
+    alphas: Literal["tensors", "metadata", "none"] = "none"
+    alpha: float | None = None
+    parts: dict[str, int] = field(default_factory=dict)
+    outside: int = 0
+    candidates: tuple[Family, ...] = ()
+    triggers: tuple[str, ...] = ()
+    base: str | None = None
+    title: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
-def identify(header: Header, families: Sequence[FamilyShapes] = FAMILY_SHAPES) -> Identity:
-    """Which of `families` the LoRA was made for: the one that has every layer it touches, at that layer's widths.
+def identify(header: Header) -> Identity:
+    """What a LoRA is and which family it was made for. Never raises.
 
-    Read are LoRAs as diffusers and PEFT save them: pairs `LAYER.lora_A.weight` (rank × in) and `LAYER.lora_B.weight`
-    (out × rank), linear or convolution.
+    A family has a layer if its model has a weight of that name and that shape. The LoRA was made for the family that
+    has all of its layers, or else for the one that has most of them and at least nine of ten. Where several have as
+    many, it is the one that the LoRA covers: trainers take every layer of a kind, so what touches all the attention of
+    SSD-1B and nothing else was made for SSD-1B, though SDXL has those layers too. Else it is the one that the metadata
+    name; else SDXL rather than what was cut from it; else nobody knows.
     """
+    said = read_said(header.metadata)
     try:
-        layers = _layers(header.tensors)
-    except _NotDiffusers as why:
-        return Identity("unknown", "unknown", None, 0, str(why))
-    rank = max(rank for rank, _, _ in layers.values())
-    fitting = [known.family for known in families if all(known.has(name, *io) for name, (_, *io) in layers.items())]
-    if len(fitting) == 1:
-        return Identity(fitting[0], "diffusers", rank, len(layers), "")
-    reason = (
-        f"its layers fit {' and '.join(fitting)} alike"
-        if fitting
-        else f"no known model has all of its layers at their widths; the first is {_described(layers)}"
+        found = layers_of(header.tensors)
+    except Torn as torn:
+        identity = Identity("unknown", "unknown", None, 0, str(torn))
+    else:
+        judged = [layer for layer in found.layers if not layer.norm]
+        identity = _identity(judged, said) if judged else _without_layers(found)
+    return replace(identity, triggers=said.triggers, base=said.base, title=said.title, metadata=dict(said.shown))
+
+
+def fits(identity: Identity, model_family: Family | None) -> tuple[Verdict, str | None]:
+    """Whether a LoRA can be used with models of a family, and a sentence where there is more to say than yes.
+
+    `yes` with a sentence: some layers, at most one of ten, are not the model's and would be left out. `no`: it was made
+    for another family, or it cannot be used at all. `unknown`: it may have been made for this family or for another one
+    with the same layers, what it was made for cannot be told, or `model_family` is None.
+    """
+    if identity.layers == 0:
+        return "no", f"This file cannot be used as a LoRA: {identity.reason}."
+    if identity.family == "unknown" and not identity.candidates:
+        return "unknown", f"What this LoRA was made for cannot be told: {identity.reason}."
+    if model_family is None:
+        return "unknown", "Name a model to learn whether this LoRA fits it."
+    if identity.family == "other":
+        return "no", f"This LoRA does not fit {model_family}: {identity.reason}."
+    if identity.family == model_family:
+        left_out = f"{identity.outside} of this LoRA's {identity.layers} layers are not in the model and are left out."
+        return "yes", left_out if identity.outside else None
+    if model_family not in identity.candidates:
+        return "no", f"This LoRA was made for {' or '.join(identity.candidates)}, and the model is {model_family}."
+    if identity.family == "unknown":
+        return "unknown", f"Whether this LoRA was made for {model_family} cannot be told: {identity.reason}."
+    return "unknown", f"This LoRA was made for {identity.family} more likely than for {model_family}."
+
+
+def _identity(layers: Sequence[Layer], said: Said) -> Identity:
+    choice = choose(layers, said)
+    ranks = tuple(sorted({layer.rank for layer in layers if layer.rank is not None}))
+    in_tensors = any(layer.alpha for layer in layers)
+    return Identity(
+        family=choice.family,
+        format=_format(layers),
+        rank=ranks[-1] if ranks else None,
+        layers=len(layers),
+        reason=choice.reason,
+        ranks=ranks,
+        alphas="tensors" if in_tensors else "none" if said.alpha is None else "metadata",
+        alpha=None if in_tensors else said.alpha,
+        parts=dict(Counter(choice.parts)),
+        outside=len(choice.outside),
+        candidates=choice.families,
     )
-    return Identity("unknown", "diffusers", rank, len(layers), reason)
 
 
-class _NotDiffusers(Exception):
-    """Why the tensors are not a LoRA in diffusers' format, as a clause."""
+def _format(layers: Sequence[Layer]) -> Format:
+    """DoRA where any layer is, else what most layers are written as."""
+    if any(layer.dora for layer in layers):
+        return "dora"
+    return Counter(layer.format for layer in layers).most_common(1)[0][0]
 
 
-def _layers(tensors: Mapping[str, TensorFacts]) -> dict[str, tuple[int, int, int]]:
-    """Rank, input width and output width of each layer, by its name."""
-    found: dict[str, tuple[int, int, int]] = {}
-    for name, down in tensors.items():
-        layer, half, _ = name.rpartition(".lora_A.weight")
-        if not half:
-            if name.endswith(".lora_B.weight") and name.replace(".lora_B.", ".lora_A.") in tensors:
-                continue
-            raise _NotDiffusers(f"{name} is not one of a pair of lora_A and lora_B weights")
-        up = tensors.get(f"{layer}.lora_B.weight")
-        if up is None:
-            raise _NotDiffusers(f"{name} lacks its lora_B half")
-        if len(down.shape) not in (2, 4) or len(up.shape) != len(down.shape) or up.shape[1] != down.shape[0]:
-            raise _NotDiffusers(f"the two halves of {layer} do not fit each other")
-        if 0 in down.shape + up.shape:
-            raise _NotDiffusers(f"{layer} is empty")
-        found[layer] = (down.shape[0], down.shape[1], up.shape[0])
-    if not found:
-        raise _NotDiffusers("it holds no lora_A and lora_B weights")
-    return found
-
-
-def _described(layers: Mapping[str, tuple[int, int, int]]) -> str:
-    name, (_, inputs, outputs) = next(iter(layers.items()))
-    return f"{name}, {inputs} to {outputs} wide"
+def _without_layers(found: Layers) -> Identity:
+    """Of a file in which no layer is changed."""
+    if found.layers:
+        return Identity("unknown", "full", None, 0, "it changes nothing but normalisations")
+    names = found.strange
+    if any("emb_params" in name or "string_to_param" in name for name in names):
+        return Identity("other", "unknown", None, 0, "it is a textual inversion, not a LoRA")
+    if any(name.endswith((".weight", ".bias")) for name in names):
+        return Identity("other", "full", None, 0, "it holds a model's own weights, not a LoRA")
+    return Identity("unknown", "unknown", None, 0, "it holds no tensors that are named as a LoRA's are")

@@ -48,6 +48,11 @@ class LoraRef:
         file = "" if self.file is None else f":{self.file}"
         return self.name + revision + file
 
+    def same_lora(self, other: LoraRef) -> bool:
+        """Whether both mean the same LoRA, whatever its revision; a ref without a file means any file of its repo."""
+        files = {self.file, other.file} - {None}
+        return (self.source, self.name) == (other.source, other.name) and len(files) < 2
+
     @classmethod
     def parse(cls, text: object, endpoint: str = HUB_ENDPOINT) -> LoraRef:
         """The ref that `text` writes; spaces around it are dropped.

@@ -16,7 +16,7 @@ from lora_catalog.errors import BadField
 SearchFamily = Family | Literal["sd3"]
 Sort = Literal["downloads", "likes", "recent"]
 
-_FAMILIES_OF: dict[str, frozenset[str]] = {family: frozenset([family]) for family in get_args(Family)} | {
+FAMILIES_OF: dict[str, frozenset[str]] = {family: frozenset([family]) for family in get_args(Family)} | {
     "sd3": frozenset(["sd3-medium", "sd3.5-medium", "sd3.5-large"])
 }
 
@@ -50,7 +50,7 @@ class Search(BaseModel):
         """Whether a card passes the filters, and has every word of the query somewhere in its texts."""
         texts = " ".join([card.ref, card.title, *card.triggers, card.description]).casefold()
         return (
-            (self.family is None or card.family in _FAMILIES_OF[self.family])
+            (self.family is None or card.family in FAMILIES_OF[self.family])
             and (self.licence is None or self.licence.casefold() == (card.licence or "").casefold())
             and (self.nsfw or not card.nsfw)
             and all(word in texts for word in self.query.casefold().split())
@@ -60,7 +60,7 @@ class Search(BaseModel):
 CURSOR_ALLOWED = "the value “next” of an earlier answer, or empty"
 _ALLOWED = {
     "query": "a text of at most 200 letters",
-    "family": f"one of {', '.join(_FAMILIES_OF)}, or empty",
+    "family": f"one of {', '.join(FAMILIES_OF)}, or empty",
     "sort": f"one of {', '.join(get_args(Sort))}",
     "licence": "a text of at most 100 letters, or empty",
     "nsfw": "true or false",
@@ -70,12 +70,18 @@ _ALLOWED = {
 
 
 class SearchPage(BaseModel):
-    """Some cards, and the cursor that asks for those behind them: null where these were the last."""
+    """Some cards, and the cursor that asks for those behind them: null where these were the last.
+
+    `note` is a sentence where the cards may be out of date; `refreshing` says that the same search, asked again in a
+    moment, may find more.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cards: tuple[LoraCard, ...]
     next: str | None
+    note: str | None = None
+    refreshing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

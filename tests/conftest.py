@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+from tests.hub.fixtures import CLIENT_SETTINGS, hub
+
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it at import
+os.environ.update(CLIENT_SETTINGS)  # huggingface_hub too
 
 import shutil
 import socket
@@ -34,6 +37,7 @@ class Served:
     engine: Any
 
 
+__all__ = ["hub"]
 Serve = Callable[..., Served]
 
 
@@ -45,21 +49,27 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Serve]:
-    """Serves the real page over HTTP: `serve(engine, loras_folder)`, words and model to choose; closed at the end."""
+    """Serves the real page over HTTP, closed at the end.
+
+    `serve(engine, loras)` takes a folder of bundled LoRAs or a whole catalogue; words and model may be chosen.
+    """
     from core.studio import Studio
     from lora_catalog.catalog import Catalog
     from lora_catalog.sources.bundled import BundledSource
-    from ui.page import build_page, launch_options
+    from ui.page import build_page
     from ui.runs import Runs
+    from ui.visitors import Visitors
     from ui.words import PocketWords
 
     pages = []
 
-    def started(engine: Engine, loras: Path, words: PocketWords | None = None, model: str = "pocket-sd3") -> Served:
-        studio = Studio(engine, Catalog([BundledSource(loras)]), model)
-        page = build_page(studio, words or PocketWords(), loras, Runs())
+    def started(
+        engine: Engine, loras: Path | Catalog, words: PocketWords | None = None, model: str = "pocket-sd3"
+    ) -> Served:
+        catalog = Catalog([BundledSource(loras)]) if isinstance(loras, Path) else loras
+        page = build_page(Studio(engine, catalog, model), words or PocketWords(), Runs(), Visitors())
         port = free_port()
-        page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, **launch_options())
+        page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, **page.launch_options())
         pages.append(page)
         return Served(f"http://127.0.0.1:{port}", engine)
 

@@ -19,10 +19,9 @@ from tests.conftest import free_port
 ROOT = Path(__file__).parent.parent
 
 
-def start(*flags: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "app.py", *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(home: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "app.py", "--data-dir", str(home / "data"), *flags]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_flag_wins_over_the_environment_and_that_over_gradios_own() -> None:
@@ -66,11 +65,19 @@ def test_help_explains_every_flag() -> None:
     assert "LOOM_DATA_DIR" in done.stdout
 
 
-def test_a_busy_port_is_one_sentence_and_exit_code_2() -> None:
+def test_a_data_folder_that_cannot_be_made_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    process = start(tmp_path / "file", "--port", str(free_port()))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert "choose another --data-dir" in err
+
+
+def test_a_busy_port_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
-        process = start("--port", str(taken.getsockname()[1]))
+        process = start(tmp_path, "--port", str(taken.getsockname()[1]))
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
     assert err.count("\n") == 1
@@ -78,9 +85,9 @@ def test_a_busy_port_is_one_sentence_and_exit_code_2() -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_when_it_is_ready_and_leaves_cleanly_when_told(how: signal.Signals) -> None:
+def test_it_says_when_it_is_ready_and_leaves_cleanly_when_told(how: signal.Signals, tmp_path: Path) -> None:
     port = free_port()
-    process = start("--port", str(port))
+    process = start(tmp_path, "--port", str(port))
     reaper = threading.Timer(150, process.kill)
     reaper.start()
     try:

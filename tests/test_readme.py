@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("lora_catalog", "core", "ui", "training")
+PACKAGES = ("lora_catalog", "core", "ui", "training", "bench")
 
 
 def duty(path: Path) -> str:

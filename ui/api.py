@@ -13,10 +13,10 @@ from gradio.components.api_component import Api
 
 from core.messages import Drawn, Preview
 from core.studio import Generated, Studio
-from lora_catalog.visitor import Visitor
 from ui.messages import sentence_for
 from ui.pictures import early_look, gallery_items
 from ui.runs import Pace, Runs
+from ui.visitors import Visitors
 
 _TEXT = {"type": "string"}
 _WHOLE = {"type": "integer"}
@@ -33,7 +33,10 @@ _GENERATE: dict[str, Any] = {
 }  # fmt: skip
 _SEARCH: dict[str, Any] = {
     "query": _TEXT, "family": _TEXT, "sort": _TEXT, "licence": _TEXT, "nsfw": _FLAG, "limit": _WHOLE, "cursor": _TEXT,
+    "visitor": _TEXT,
 }  # fmt: skip
+_INSPECT: dict[str, Any] = {"ref": _TEXT, "model": _TEXT, "visitor": _TEXT}
+_UPLOAD: dict[str, Any] = {"file": _FILE, "model": _TEXT, "visitor": _TEXT}
 
 
 Raw = dict[str, Any]
@@ -42,8 +45,8 @@ Raw = dict[str, Any]
 class Endpoints:
     """The API of one page. Everything arrives raw: the schema in core judges it, once, for page and API alike."""
 
-    def __init__(self, studio: Studio, runs: Runs) -> None:
-        self.studio, self.runs = studio, runs
+    def __init__(self, studio: Studio, runs: Runs, visitors: Visitors) -> None:
+        self.studio, self.runs, self.visitors = studio, runs, visitors
         self.pictures = gr.Gallery(format="png", label="pictures", visible=False)
 
     def declare(self) -> None:
@@ -52,17 +55,18 @@ class Endpoints:
         _endpoint("generate", self.generate, _GENERATE, [self.pictures, recipe], concurrency_id="draw")
         _endpoint("models", self.models, {}, [gr.JSON(label="models", visible=False)])
         _endpoint("search_loras", self.search_loras, _SEARCH, [gr.JSON(label="page", visible=False)])
+        _endpoint("inspect_lora", self.inspect_lora, _INSPECT, [gr.JSON(label="preflight", visible=False)])
+        _endpoint("upload_lora", self.upload_lora, _UPLOAD, [gr.JSON(label="preflight", visible=False)])
 
-    def generate(self, raw: Raw, session: str) -> Iterator[tuple[Any, Any]]:
+    def generate(self, raw: Raw, request: gr.Request) -> Iterator[tuple[Any, Any]]:
         """Draws pictures and gives their recipe. `prompt` or `recipe` is required; all else has the model's defaults.
 
         Yields early looks with a null recipe, then PNG files that carry their recipes, with the recipe of all.
         """
-        own = raw.get("visitor")
-        visitor = Visitor(own if isinstance(own, str) else session)
+        visitor = self.visitors.of(request, raw.get("visitor"))
         looks: dict[int, str] = {}
         pace = Pace()
-        with self.runs.run(session) as stop:
+        with self.runs.run(request.session_hash or "") as stop:
             for update in self.studio.generate(raw, visitor, stop):
                 if isinstance(update, Generated):
                     yield gallery_items(update, self.pictures.GRADIO_CACHE), update.recipe.as_json()
@@ -72,17 +76,35 @@ class Endpoints:
                 if isinstance(update, Drawn) or pace.due():  # a client's cancel arrives at a yield, whatever it brings
                     yield list(looks.values()), None
 
-    def models(self, raw: Raw, session: str) -> list[Raw]:
+    def models(self, raw: Raw, request: gr.Request) -> list[Raw]:
         """Every model and speed mode: its key, defaults, ranges, and whether it runs here."""
         return self.studio.models()
 
-    def search_loras(self, raw: Raw, session: str) -> Raw:
-        """LoRAs that match, bundled ones first: {cards, next}. Give `next` back as `cursor` for those behind them."""
-        return self.studio.catalog.search(**raw, visitor=Visitor(session)).model_dump(mode="json")
+    def search_loras(self, raw: Raw, request: gr.Request) -> Raw:
+        """LoRAs that match, bundled ones first: {cards, next}. Give `next` back as `cursor` for those behind them.
+
+        `note` says where the answer is an old one; `refreshing` that the same search may find more in a moment.
+        """
+        visitor = self.visitors.of(request, raw.pop("visitor"))
+        return self.studio.search_loras(raw, visitor).model_dump(mode="json")
+
+    def inspect_lora(self, raw: Raw, request: gr.Request) -> Raw:
+        """What a LoRA is before anything of it is fetched but its header, and whether it fits `model`."""
+        visitor = self.visitors.of(request, raw["visitor"])
+        return self.studio.inspect_lora(raw["ref"], raw["model"], visitor).model_dump(mode="json")
+
+    def upload_lora(self, raw: Raw, request: gr.Request) -> Raw:
+        """Keeps a safetensors file of one's own as `local:FILE`, and tells of it as `/inspect_lora` does.
+
+        On a public server only the same `visitor` finds it again.
+        """
+        visitor = self.visitors.of(request, raw["visitor"])
+        ref = self.studio.keep_lora(raw["file"], visitor)
+        return self.studio.inspect_lora(ref, raw["model"], visitor).model_dump(mode="json")
 
 
 def _endpoint(
-    name: str, fn: Callable[[Raw, str], Any], takes: Mapping[str, Any], gives: list[Component], **options: Any
+    name: str, fn: Callable[[Raw, gr.Request], Any], takes: Mapping[str, Any], gives: list[Component], **options: Any
 ) -> None:
     """One public endpoint: `takes` maps each input to its JSON schema, or to a file that is only ever uploaded."""
     inputs: dict[str, Block] = {
@@ -100,18 +122,18 @@ def _endpoint(
     )
 
 
-def _handler(name: str, fn: Callable[[Raw, str], Any], takes: Mapping[str, Any]) -> Callable[..., Any]:
+def _handler(name: str, fn: Callable[[Raw, gr.Request], Any], takes: Mapping[str, Any]) -> Callable[..., Any]:
     """`fn` as Gradio calls it: named inputs that default to null, errors as one sentence."""
 
     def stream(request: gr.Request, **raw: Any) -> Iterator[Any]:
         try:
-            yield from fn(raw, request.session_hash or "")
+            yield from fn(raw, request)
         except Exception as error:  # noqa: BLE001 - all are told apart in sentence_for, which logs the bugs
             raise gr.Error(sentence_for(error), print_exception=False) from None
 
     def answer(request: gr.Request, **raw: Any) -> Any:
         try:
-            return fn(raw, request.session_hash or "")
+            return fn(raw, request)
         except Exception as error:  # noqa: BLE001 - as above
             raise gr.Error(sentence_for(error), print_exception=False) from None
 

@@ -1,44 +1,35 @@
 // The blend rows in the browser: cards to pick from, and the picked ones with their weights. Runs inside gr.HTML, which
-// hands over `element`, `props` and `watch`. Every text of a card enters as textContent: authors wrote it, not we.
+// hands over `element`, `props` and `watch`, behind dom.js.
 const root = element.querySelector(".blend");
 
-const make = (tag, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
-
-const button = (className, text, label, onClick) => {
-  const node = make("button", className, text);
-  node.type = "button";
-  node.title = label;
-  node.setAttribute("aria-label", label);
-  node.addEventListener("click", onClick);
-  return node;
-};
-
+const tell = () => document.dispatchEvent(new CustomEvent("loom:blend"));
 const rows = () => JSON.parse(JSON.stringify(props.value?.rows ?? []));
-const keep = (changed) => { props.value = { ...props.value, rows: changed }; };
+const keep = (changed) => {
+  props.value = { ...props.value, rows: changed };
+  tell();
+};
 const change = (ref, edit) => keep(rows().map((row) => (row.ref === ref ? { ...row, ...edit(row) } : row)));
 
-const picture = (card) => {
-  if (!card?.picture) return make("span", "no-picture", (card?.title ?? "?").slice(0, 1));
-  const image = make("img");
-  image.src = card.picture;
-  image.alt = "";
-  return image;
+// Two refs mean the same LoRA whatever their revisions; one without a file means any file of its repo.
+const named = (ref) => /^(?<repo>[^:@]+\/[^:@]+)(?:@[^:]*)?(?::(?<file>.+))?$/.exec(ref)?.groups ?? { repo: ref };
+const same = (one, other) => {
+  const [a, b] = [named(one), named(other)];
+  return a.repo === b.repo && (!a.file || !b.file || a.file === b.file);
 };
 
-const add = (card) => {
-  const { ref, title, family, triggers, weight } = card;
-  keep([...rows(), { ref, title, family, triggers, weight, muted: false, why_not: null, said: [] }]);
+const woven = (ref) => rows().find((row) => same(row.ref, ref));
+
+// `caution` is a sentence where a LoRA may not fit, or not wholly, the model family `also`, whatever its own family is.
+const weave = ({ ref, title, family, triggers, weight, picture, nsfw = false, caution = null, also = null }) => {
+  const row = { ref, title, family, also, triggers, weight, picture, nsfw, caution, muted: false, why_not: null };
+  keep([...rows().filter((other) => !same(other.ref, ref)), { ...row, said: woven(ref)?.said ?? [] }]);
   draw();
 };
 
-const remove = (row) => {
-  row.said.forEach((word) => window.loom.unsay(word));
-  keep(rows().filter((other) => other.ref !== row.ref));
+const unweave = (ref) => {
+  const leaving = rows().filter((row) => same(row.ref, ref));
+  leaving.flatMap((row) => row.said).forEach((word) => window.loom.unsay(word));
+  keep(rows().filter((row) => !same(row.ref, ref)));
   draw();
 };
 
@@ -48,6 +39,7 @@ const weightOf = (row) => {
   const number = make("input");
   Object.assign(slider, { type: "range", min: -1, max: 2, step: 0.05, value: row.weight });
   Object.assign(number, { type: "number", min: -5, max: 5, step: 0.05, value: row.weight });
+  slider.disabled = number.disabled = Boolean(row.why_not);
   slider.setAttribute("aria-label", `Weight of ${row.title}`);
   number.setAttribute("aria-label", `Weight of ${row.title}, from -5 to 5`);
   const fill = () => slider.style.setProperty("--filled", `${((slider.value - slider.min) / (slider.max - slider.min)) * 100}%`);
@@ -82,7 +74,7 @@ const wordsOf = (row) => {
   return line;
 };
 
-const rowOf = (row, card) => {
+const rowOf = (row) => {
   const node = make("div", "thread");
   node.dataset.ref = row.ref;
   node.classList.toggle("muted", row.muted);
@@ -93,12 +85,15 @@ const rowOf = (row, card) => {
     draw();
   });
   mute.setAttribute("aria-pressed", row.muted);
-  head.append(make("span", "title", row.title), mute, button("tool", "Remove", `Remove ${row.title}`, () => remove(row)));
+  head.append(make("span", "title", row.title), mute, button("tool", "Remove", `Remove ${row.title}`, () => unweave(row.ref)));
   const body = make("div", "body");
   body.append(head, weightOf(row));
   if (row.why_not) body.append(make("p", "why-not", row.why_not));
-  else if (row.triggers.length) body.append(wordsOf(row));
-  node.append(picture(card ?? row), body);
+  else {
+    if (row.caution && row.also === props.value.family) body.append(make("p", "caution", row.caution));
+    if (row.triggers.length) body.append(wordsOf(row));
+  }
+  node.append(picture(row), body);
   return node;
 };
 
@@ -109,7 +104,7 @@ const cardOf = (card, picked) => {
   node.title = [card.description, card.licence && `Licence: ${card.licence}`].filter(Boolean).join("\n");
   node.setAttribute("aria-pressed", Boolean(picked));
   node.append(picture(card), make("span", "title", card.title));
-  node.addEventListener("click", () => (picked ? remove(picked) : add(card)));
+  node.addEventListener("click", () => (picked ? unweave(picked.ref) : weave(card)));
   return node;
 };
 
@@ -119,17 +114,25 @@ const draw = () => {
   const fitting = cards.filter((card) => card.family === props.value?.family);
   const focused = root.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
   const threads = make("div", "threads");
-  threads.append(...picked.map((row) => rowOf(row, cards.find((card) => card.ref === row.ref))));
+  threads.append(...picked.map(rowOf));
   const shelf = make("div", "shelf");
   shelf.setAttribute("role", "group");
   shelf.setAttribute("aria-label", "LoRAs for this model");
   shelf.append(...fitting.map((card) => cardOf(card, picked.find((row) => row.ref === card.ref))));
   const hint = make("p", "hint", fitting.length ? "Pick LoRAs to weave in; each has a weight of its own." : "No LoRAs come with this model.");
+  const more = make("button", "more", "Find more LoRAs");
+  more.type = "button";
+  more.addEventListener("click", () => window.loom.turnTo("loras"));
   const scrolled = root.querySelector(".shelf")?.scrollLeft ?? 0;
-  root.replaceChildren(make("h2", "", "Blend"), hint, shelf, threads);
+  root.replaceChildren(make("h2", "", "Blend"), hint, shelf, more, threads);
   shelf.scrollLeft = scrolled;
   if (focused) root.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
 };
 
-watch("value", draw);
+window.loom = { ...window.loom, weave, unweave, woven, blend: () => ({ ...props.value, rows: rows() }) };
+
+watch("value", () => {
+  draw();
+  tell();
+});
 draw();

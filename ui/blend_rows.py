@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
-from core.base_models import BASE_MODELS
+from core.base_models import BASE_MODELS, BaseModel
 from lora_catalog.card import LoraCard
+from ui.previews import preview_address
+from ui.scripts import script
 
-_SCRIPT = Path(__file__).with_name("blend_rows.js")
-_THUMBNAIL = (112, 112)  # pixels; shown at half of that, sharp on dense screens
 _ACCELERATORS = {entry.accelerator for entry in BASE_MODELS.values() if entry.accelerator}
 
 
-def blend_rows(cards: Iterable[LoraCard], preview_folder: Path, family: str) -> gr.HTML:
-    """Its value: {"family": the model's, "rows": [{ref, title, family, triggers, weight, muted, why_not, said}]}.
+def blend_rows(cards: Iterable[LoraCard], entry: BaseModel) -> gr.HTML:
+    """Its value: {model, title, family: the chosen model's; rows: what is picked, as `weave` of its script has it}.
 
-    The template is constant and all texts enter as DOM text from `blend_rows.js`: Gradio evaluates what a template
-    renders as JavaScript, so a card's title must never pass through one. No subclass: Gradio writes a .pyi for each.
+    The template is constant and all texts enter as DOM text from the script: Gradio evaluates what a template renders
+    as JavaScript, so a card's title must never pass through one. No subclass: Gradio writes a .pyi for each.
     """
     return gr.HTML(
-        value={"family": family, "rows": []},
+        value=_blend(entry, []),
         html_template='<div class="blend"></div>',
-        js_on_load=_SCRIPT.read_text("utf-8"),
+        js_on_load=script("blend_rows"),
         apply_default_css=False,
         elem_id="blend",
-        cards=[_offered(card, preview_folder) for card in cards if card.ref not in _ACCELERATORS],
+        cards=[shown(card) for card in cards if card.ref not in _ACCELERATORS],
     )
 
 
@@ -46,41 +42,28 @@ def loras_in(value: Any) -> Any:
 def refitted(value: Any, model: str) -> Any:
     """The same rows for another model: what does not fit it stays, with the reason why it is left out."""
     entry = BASE_MODELS[model]
-    rows = value.get("rows", []) if isinstance(value, dict) else []
-    fitted = [
-        row
-        | {
-            "why_not": None
-            if row.get("family") == entry.family
-            else f"Made for {row.get('family')}: left out while {entry.title} draws."
-        }
-        for row in rows
-        if isinstance(row, dict)
-    ]
-    return {"family": entry.family, "rows": fitted}
+    rows = value.get("rows") if isinstance(value, dict) else None
+    kept = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return _blend(entry, [row | {"why_not": _why_not(row, entry)} for row in kept])
+
+
+def shown(card: LoraCard) -> dict[str, Any]:
+    """A card as the page's scripts take it."""
+    return card.model_dump(mode="json") | {"picture": preview_address(card.ref) if card.preview else None}
+
+
+def _blend(entry: BaseModel, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"model": entry.key, "title": entry.title, "family": entry.family, "rows": rows}
+
+
+def _why_not(row: dict[str, Any], entry: BaseModel) -> str | None:
+    """None also where nobody knows: a LoRA of an unknown family is tried, and its row says so."""
+    if row.get("family") == "unknown" or entry.family in (row.get("family"), row.get("also")):
+        return None
+    return f"Made for {row.get('family')}: left out while {entry.title} draws."
 
 
 def _lora(row: Any) -> Any:
     if not isinstance(row, dict):
         return row
     return {"ref": row.get("ref"), "weight": row.get("weight"), "muted": row.get("muted", False)}
-
-
-def _offered(card: LoraCard, preview_folder: Path) -> dict[str, Any]:
-    shown = {"ref", "title", "family", "triggers", "weight", "description", "licence"}
-    return card.model_dump(mode="json", include=shown) | {
-        "picture": _thumbnail(preview_folder / card.preview) if card.preview else None
-    }
-
-
-def _thumbnail(path: Path) -> str | None:
-    """A small picture inside the page itself; None if there is none to read: a card is of use without it."""
-    try:
-        with Image.open(path) as picture:
-            small = picture.convert("RGB")
-    except OSError:
-        return None
-    small.thumbnail(_THUMBNAIL)
-    out = io.BytesIO()
-    small.save(out, "WEBP", quality=82)
-    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()

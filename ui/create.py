@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,7 +12,6 @@ from core.base_models import BASE_MODELS, BaseModel
 from core.errors import Cancelled
 from core.request import LONGEST_PROMPT
 from core.studio import Generated, Studio
-from lora_catalog.visitor import Visitor
 from ui import recipe_view, stage
 from ui.about import POCKET_LINE, about_html
 from ui.blend_rows import blend_rows, refitted
@@ -21,6 +19,7 @@ from ui.form import Form, raw_request
 from ui.messages import sentence_for
 from ui.pictures import gallery_items
 from ui.runs import Pace, Runs
+from ui.visitors import Visitors
 from ui.words import PocketWords, examples_html, words_html
 
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -29,8 +28,8 @@ _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidde
 class CreateTab:
     """Lays out the tab and answers its events. Holds nothing of a visitor: that lives in their session."""
 
-    def __init__(self, studio: Studio, runs: Runs, words: PocketWords, preview_folder: Path) -> None:
-        self.studio, self.runs = studio, runs
+    def __init__(self, studio: Studio, runs: Runs, words: PocketWords, visitors: Visitors) -> None:
+        self.studio, self.runs, self.visitors = studio, runs, visitors
         entry = BASE_MODELS[studio.default_model]
         with gr.Column(elem_id="create"):
             with gr.Column(elem_id="ask"):
@@ -55,8 +54,7 @@ class CreateTab:
                 self.words = gr.Accordion("Words it understands", open=False, visible=entry.embedded, elem_id="words")
                 with self.words:
                     gr.HTML(words_html(words), apply_default_css=False)
-                cards = _all_cards(studio)
-                loras = blend_rows(cards, preview_folder, entry.family)
+                loras = blend_rows(studio.catalog.bundled(), entry)
                 width, height, steps, guidance = _sliders(entry)
                 with gr.Row(elem_id="seed-row"):
                     seed = gr.Number(-1, label="Seed", info="-1 is a new one each time", precision=0, elem_id="seed")
@@ -66,13 +64,17 @@ class CreateTab:
             with gr.Accordion("Models, and how to get real ones", open=False, elem_id="about"):
                 gr.HTML(about_html(studio.models()), apply_default_css=False)
         self.last_seed = gr.State(None)
+        self.visitor = gr.Textbox(visible="hidden", elem_id="visitor")  # filled when the page has loaded
+        self.token = gr.Textbox(type="password", visible="hidden", elem_id="hub-token")
         self.form = Form(prompt, negative_prompt, model, loras, width, height, steps, guidance, seed, images)
         self._wire()
 
     def _wire(self) -> None:
         self.generate.click(
             self.draw,
-            inputs_kwargs={"last_seed": self.last_seed, **self.form.by_name()},
+            inputs_kwargs={
+                "last_seed": self.last_seed, "visitor": self.visitor, "token": self.token, **self.form.by_name(),
+            },
             outputs=[
                 self.stage, self.gallery, self.recipe, self.recipe_json, self.as_json, self.last_seed, self.notice,
                 self.generate, self.cancel,
@@ -95,7 +97,9 @@ class CreateTab:
             **_PRIVATE,
         )  # fmt: skip
 
-    def draw(self, request: gr.Request, last_seed: int | None, **values: Any) -> Iterator[dict[Any, Any]]:
+    def draw(
+        self, request: gr.Request, last_seed: int | None, visitor: Any, token: Any, **values: Any
+    ) -> Iterator[dict[Any, Any]]:
         """Draws what the form says; ends with the buttons as they were, whatever happens."""
         idle = {self.generate: gr.update(visible=True), self.cancel: gr.update(visible=False)}
         images = values.get("images")
@@ -109,7 +113,9 @@ class CreateTab:
         session, pace = request.session_hash or "", Pace()
         try:
             with self.runs.run(session) as stop:
-                for update in self.studio.generate(raw_request(values), Visitor(session), stop):
+                for update in self.studio.generate(
+                    raw_request(values), self.visitors.of(request, visitor, token), stop
+                ):
                     if isinstance(update, Generated):
                         yield self._shown(update) | idle
                     else:
@@ -208,11 +214,6 @@ def _choices(studio: Studio) -> list[tuple[str, str]]:
     """(title, key), those that run here first."""
     models = sorted(studio.models(), key=lambda model: not model["available"])
     return [(_title(BASE_MODELS[model["key"]], model["available"]), model["key"]) for model in models]
-
-
-def _all_cards(studio: Studio) -> list[Any]:
-    page = studio.catalog.search(limit=100)
-    return list(page.cards)
 
 
 def _reused(last_seed: int | None) -> int:

@@ -2,15 +2,34 @@
 () => {
   const promptBox = () => document.querySelector("#prompt textarea");
 
-  const write = (text) => {
-    const box = promptBox();
+  const write = (text, box = promptBox()) => {
     box.value = text;
     box.dispatchEvent(new Event("input", { bubbles: true })); // Gradio listens for this, not for the value
   };
 
   const escaped = (word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
+  const randomId = () => {
+    const bytes = crypto.getRandomValues(new Uint8Array(16));
+    return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  };
+
+  const storedId = () => {
+    try {
+      const stored = localStorage.getItem("loom-visitor") ?? randomId();
+      localStorage.setItem("loom-visitor", stored);
+      return stored;
+    } catch {
+      return randomId(); // a browser that stores nothing: known until the page is closed
+    }
+  };
+
+  let visitor = null;
+  let token = "";
+
+  // The blend rows were here first: Gradio mounts components before it runs this.
   window.loom = {
+    ...window.loom,
     /** Appends a word to the prompt, after `joint` if there is anything to join. */
     say(word, joint = " ") {
       const before = promptBox().value.trimEnd();
@@ -20,6 +39,19 @@
     unsay(word) {
       const found = new RegExp(`(^|,\\s*|\\s+)${escaped(word)}(?![\\p{L}\\p{N}])`, "iu");
       write(promptBox().value.replace(found, "").replace(/^[\s,]+/, ""));
+    },
+    /** The random id by which the server knows this browser's uploads again. */
+    visitor: () => (visitor ??= storedId()),
+    /** The visitor's own Hub token, where they gave one: kept by this page alone, until it is closed. */
+    token: () => token,
+    bring(given) {
+      token = given.trim();
+      write(token, document.querySelector("#hub-token input, #hub-token textarea"));
+    },
+    /** Turns to a tab: "create" or "loras". */
+    turnTo(tab) {
+      document.getElementById(`${tab}-tab-button`)?.click();
+      window.scrollTo({ top: 0 });
     },
   };
 

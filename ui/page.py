@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.exceptions import Error
 
 from core.studio import Studio
+from lora_catalog.catalog import Catalog
+from lora_catalog.sources.folder import LARGEST_FILE
 from ui.api import Endpoints
 from ui.create import CreateTab
 from ui.limits import LimitedBody
+from ui.loras import LorasTab
+from ui.previews import preview_route
 from ui.runs import Runs
 from ui.theme import css, js, theme
+from ui.visitors import Visitors
 from ui.words import PocketWords
 
 MOST_AT_ONCE = 8  # drawings that may wait for the engine's lock; the others wait in Gradio's queue
 MOST_WAITING = 64
-LARGEST_UPLOAD = 20 * 2**20  # bytes
 LARGEST_BODY = 2**20  # bytes of JSON
 CACHE_SECONDS = 24 * 3600
 
@@ -37,6 +40,28 @@ _HEADER = """
 class Page(gr.Blocks):
     """gr.Blocks whose own findings about inputs become sentences too: Gradio would answer a stranger with null."""
 
+    def __init__(self, catalog: Catalog, largest_upload: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._catalog, self._largest_upload = catalog, largest_upload
+
+    def launch_options(self) -> dict[str, Any]:
+        """What every launch of this page takes, in app.py and in tests alike."""
+        return {
+            "theme": theme(),
+            "css": css(),
+            "js": js(),
+            "footer_links": ["api"],
+            "run_history": False,
+            "ssr_mode": False,
+            "quiet": True,
+            "show_error": False,
+            "max_file_size": self._largest_upload,
+            "app_kwargs": {
+                "middleware": [LimitedBody.at(LARGEST_BODY)],
+                "routes": [preview_route(self._catalog)],
+            },
+        }
+
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **options: Any) -> Any:
         """Raises gr.Error only. The findings are Gradio's: too few inputs, or a file that was never uploaded."""
         try:
@@ -44,42 +69,34 @@ class Page(gr.Blocks):
         except Error:
             raise
         except Exception as error:
-            raise Error(_unreadable(block_fn.inputs, inputs), print_exception=False) from error
+            raise Error(self._unreadable(block_fn.inputs, inputs), print_exception=False) from error
+
+    def _unreadable(self, blocks: list[Any], inputs: list[Any]) -> str:
+        if len(inputs) < len(blocks):
+            names = ", ".join(str(block.label) for block in blocks)
+            return f"data must hold {len(blocks)} values, null for what is left out: {names}."
+        given = zip(blocks, inputs, strict=False)
+        files = [block.label for block, value in given if isinstance(block, gr.File) and value]
+        most = self._largest_upload // 10**6
+        return f"{files[0] if files else 'A file'} must be uploaded here first, and has at most {most} MB."
 
 
-def _unreadable(blocks: list[Any], inputs: list[Any]) -> str:
-    if len(inputs) < len(blocks):
-        names = ", ".join(str(block.label) for block in blocks)
-        return f"data must hold {len(blocks)} values, null for what is left out: {names}."
-    files = [block.label for block, value in zip(blocks, inputs, strict=False) if isinstance(block, gr.File) and value]
-    return f"{files[0] if files else 'A file'} must be uploaded here first, and has at most {LARGEST_UPLOAD >> 20} MB."
-
-
-def build_page(studio: Studio, words: PocketWords, preview_folder: Path, runs: Runs) -> Page:
-    """The whole interface. `preview_folder` is where the bundled cards' pictures lie."""
-    page = Page(title="LoRA Loom", analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS))
+def build_page(
+    studio: Studio, words: PocketWords, runs: Runs, visitors: Visitors, largest_upload: int = LARGEST_FILE
+) -> Page:
+    """The whole interface. `largest_upload` is in bytes, of any file that anybody brings."""
+    page = Page(
+        studio.catalog, largest_upload, title="LoRA Loom", analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS)
+    )
     with page:
         gr.HTML(_HEADER, apply_default_css=False, elem_id="header")
-        with gr.Tabs(elem_id="tabs"):  # noqa: SIM117 - one line per tab
-            with gr.Tab("Create"):
-                create = CreateTab(studio, runs, words, preview_folder)
-        Endpoints(studio, runs).declare()
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Create", elem_id="create-tab"):
+                create = CreateTab(studio, runs, words, visitors)
+            with gr.Tab("LoRAs", elem_id="loras-tab"):
+                LorasTab(studio, visitors, create, largest_upload)
+        Endpoints(studio, runs, visitors).declare()
+        page.load(None, js="() => window.loom.visitor()", outputs=create.visitor, api_visibility="private")
         page.unload(create.left)
     page.queue(default_concurrency_limit=MOST_AT_ONCE, max_size=MOST_WAITING)
     return page
-
-
-def launch_options() -> dict[str, Any]:
-    """What every launch of the page takes, in app.py and in tests alike."""
-    return {
-        "theme": theme(),
-        "css": css(),
-        "js": js(),
-        "footer_links": ["api"],
-        "run_history": False,
-        "ssr_mode": False,
-        "quiet": True,
-        "show_error": False,
-        "max_file_size": LARGEST_UPLOAD,
-        "app_kwargs": {"middleware": [LimitedBody.at(LARGEST_BODY)]},
-    }

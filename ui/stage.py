@@ -10,6 +10,7 @@ from PIL import Image
 
 from core.messages import Drawn, Preview, Progress, Raster
 from core.studio import Generated, Update
+from lora_catalog.errors import megabytes
 
 EMPTY = (
     '<div class="loom idle"><p>Your picture will be woven here.</p></div>'
@@ -50,7 +51,9 @@ class Stage:
 
     def _said(self) -> str:
         parts = [self._progress.stage.rstrip(" .…")]
-        if self._progress.total:
+        if self._progress.unit == "bytes":
+            parts.append(f"{megabytes(self._progress.done)} of {megabytes(self._progress.total)}")
+        elif self._progress.total:
             each = max(1, self._progress.total // max(1, self._images))
             picture = min(len(self._drawn), self._images - 1)
             step = min(each, max(0, self._progress.done - picture * each))

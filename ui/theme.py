@@ -141,8 +141,9 @@ def theme() -> Base:
 
 
 def css() -> str:
-    """loom.css with its fonts inside: an address of ours would tell a folder of the server."""
-    return re.sub(r"fonts/[\w-]+\.woff2", _as_data, (_HERE / "loom.css").read_text("utf-8"))
+    """The style sheets with their fonts inside: an address of ours would tell a folder of the server."""
+    sheets = "\n".join((_HERE / f"{name}.css").read_text("utf-8") for name in ("loom", "loras"))
+    return re.sub(r"fonts/[\w-]+\.woff2", _as_data, sheets)
 
 
 def js() -> str:

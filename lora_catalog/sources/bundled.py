@@ -15,7 +15,7 @@ from lora_catalog.errors import BadHeader, BadRef, FileTorn, UnknownRef
 from lora_catalog.header import Header, read_header
 from lora_catalog.reference import LoraRef, SourceName
 from lora_catalog.search import Search
-from lora_catalog.sources.base import FetchedLora
+from lora_catalog.sources.base import FetchedLora, Fetching, Found
 from lora_catalog.visitor import Visitor
 
 log = logging.getLogger(__name__)
@@ -46,10 +46,15 @@ class BundledSource:
         self._folder = folder
         self._digests: dict[tuple[Path, int, int], str] = {}  # by file, mtime in ns and size
 
-    def search(self, wanted: Search, skip: int, limit: int, visitor: Visitor) -> list[LoraCard]:
+    def search(self, wanted: Search, skip: int, limit: int, visitor: Visitor) -> Found:
         """By title, whatever `wanted.sort`: these LoRAs have neither counts nor dates."""
         found = sorted((card for card in self._cards() if wanted.matches(card)), key=lambda card: card.title.casefold())
-        return found[skip : skip + limit]
+        return Found(found[skip : skip + limit])
+
+    def pin(self, ref: LoraRef, visitor: Visitor) -> LoraRef:
+        """Raises UnknownRef."""
+        self._file(ref)
+        return ref
 
     def card(self, ref: LoraRef, visitor: Visitor) -> LoraCard:
         """Raises UnknownRef, or FileTorn for a card that cannot be read."""
@@ -62,7 +67,14 @@ class BundledSource:
         except BadHeader as error:
             raise FileTorn(ref.name, error.reason) from error
 
-    def fetch(self, ref: LoraRef, visitor: Visitor) -> FetchedLora:
+    def preview(self, ref: LoraRef, visitor: Visitor) -> bytes | None:
+        """Raises UnknownRef."""
+        try:
+            return self._preview(ref).read_bytes()
+        except OSError:
+            return None
+
+    def fetch(self, ref: LoraRef, visitor: Visitor) -> Fetching:
         """Raises UnknownRef, or FileTorn for a file that is missing or is not the one its card was written for."""
         written = self._card_file(ref)
         path = self._file(ref)
@@ -72,6 +84,7 @@ class BundledSource:
             raise FileTorn(ref.name, "its file is missing or cannot be opened") from error
         if digest != written.sha256:
             raise FileTorn(ref.name, "its file is damaged: it is not the one its card was written for")
+        yield from ()  # nothing to wait for
         return FetchedLora(ref, path, digest, self._card(ref, written))
 
     def _cards(self) -> Iterator[LoraCard]:
@@ -89,6 +102,9 @@ class BundledSource:
             raise UnknownRef(str(ref))
         return folder / f"{ref.name}.safetensors"
 
+    def _preview(self, ref: LoraRef) -> Path:
+        return self._file(ref).with_name("preview.png")
+
     def _card_file(self, ref: LoraRef) -> CardFile:
         path = self._file(ref).with_name("card.json")
         try:
@@ -100,7 +116,7 @@ class BundledSource:
             raise FileTorn(ref.name, f"its card is damaged at {field}") from error
 
     def _card(self, ref: LoraRef, written: CardFile) -> LoraCard:
-        preview = Path(ref.name, "preview.png")
+        preview = self._preview(ref)
         return LoraCard(
             ref=str(ref),
             downloads=0,
@@ -108,7 +124,7 @@ class BundledSource:
             nsfw=False,
             gated=False,
             source=self.name,
-            preview=preview.as_posix() if (self._folder / preview).is_file() else None,
+            preview=preview.name if preview.is_file() else None,
             **written.model_dump(exclude={"sha256"}),
         )
 

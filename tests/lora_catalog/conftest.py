@@ -8,22 +8,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from lora_catalog.catalog import Catalog
+from lora_catalog.sources.base import FetchedLora, Fetching
 from lora_catalog.sources.bundled import BundledSource
 
 SD3_ATTENTION = "transformer.transformer_blocks.{block}.attn.{layer}"
 SDXL_ATTENTION = "unet.down_blocks.0.attentions.0.transformer_blocks.0.{layer}"
 
 
-def write_lora(path: Path, layers: dict[str, tuple[int, int]], rank: int = 4) -> None:
+def lora_bytes(layers: dict[str, tuple[int, int]], rank: int = 4, metadata: dict[str, str] | None = None) -> bytes:
     """A LoRA in diffusers' format, of zeros, with layers of the given (in, out) widths."""
     tensors = {}
     for name, (inputs, outputs) in layers.items():
         tensors[f"{name}.lora_A.weight"] = np.zeros((rank, inputs), np.float16)
         tensors[f"{name}.lora_B.weight"] = np.zeros((outputs, rank), np.float16)
-    save_file(tensors, path)
+    return save(tensors, metadata)
+
+
+def write_lora(path: Path, layers: dict[str, tuple[int, int]], rank: int = 4) -> None:
+    path.write_bytes(lora_bytes(layers, rank))
 
 
 def write_bundled(folder: Path, name: str, layers: dict[str, tuple[int, int]], **card: object) -> Path:
@@ -45,6 +50,16 @@ def write_bundled(folder: Path, name: str, layers: dict[str, tuple[int, int]], *
     } | card
     (home / "card.json").write_text(json.dumps(fields), encoding="utf-8")
     return home
+
+
+def drained(fetching: Fetching) -> FetchedLora:
+    """The end of a fetch, whatever it tells on the way."""
+    while True:
+        try:
+            next(fetching)
+        except StopIteration as end:
+            fetched: FetchedLora = end.value
+            return fetched
 
 
 @pytest.fixture

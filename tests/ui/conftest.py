@@ -1,15 +1,21 @@
-"""One page for all tests of the UI, with an engine that draws plain colours."""
+"""One page for all tests of the UI, with an engine that draws plain colours, and browsers to look at it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
 from tests.conftest import Serve, Served
 from tests.ui.fakes import FakeEngine, bundled_loras
 from ui.words import PocketWords
+
+PATIENCE = 30_000  # ms; two busy cores are slow to start a page
+expect.set_options(timeout=PATIENCE)
+
+Visit = Callable[..., Page]
 
 WORDS = PocketWords(
     things=("circle", "house"),
@@ -35,3 +41,32 @@ def engine(server: Served) -> Iterator[FakeEngine]:
     engine.cancelled.clear()
     yield engine
     engine.pause = 0.0
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Visit]:
+    """Opens a page as a new visitor; at the end nothing may have been asked of any other host, or gone wrong."""
+    contexts: list[BrowserContext] = []
+    ours = ["data:", "blob:"]
+    asked_for: list[str] = []
+    wrong: list[str] = []
+
+    def opened(url: str, width: int = 1400, height: int = 900, dark: bool = False) -> Page:
+        size: ViewportSize = {"width": width, "height": height}
+        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda asked: asked_for.append(asked.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        ours.append(url)
+        page.goto(url)
+        expect(page.locator("#blend .card").first).to_be_visible()
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert [address for address in asked_for if not address.startswith(tuple(ours))] == []
+    assert wrong == []

@@ -197,5 +197,7 @@ def test_a_wrong_search_field_is_named(client: Client) -> None:
 
 def test_strangers_see_the_endpoints_and_no_event_of_the_page(client: Client) -> None:
     shown = client.view_api(return_format="dict", print_info=False)
-    assert set(shown["named_endpoints"]) == {"/generate", "/models", "/search_loras"}
+    assert set(shown["named_endpoints"]) == {
+        "/generate", "/models", "/search_loras", "/inspect_lora", "/upload_lora",
+    }  # fmt: skip
     assert shown["unnamed_endpoints"] == {}

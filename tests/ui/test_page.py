@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
+from playwright.sync_api import Page, expect
 
 from tests.conftest import Served
+from tests.ui.conftest import Visit
 from tests.ui.fakes import FakeEngine
-
-PATIENCE = 30_000  # ms; two busy cores are slow to start a page
-expect.set_options(timeout=PATIENCE)
-
-Visit = Callable[..., Page]
 
 
 @pytest.fixture
-def visit(browser: Browser, server: Served, engine: FakeEngine) -> Iterator[Visit]:
-    """Opens the page as a new visitor; at the end nothing may have been asked of any other host, or gone wrong."""
-    contexts: list[BrowserContext] = []
-    asked: list[str] = []
-    wrong: list[str] = []
-
-    def opened(width: int = 1400, height: int = 900, dark: bool = False) -> Page:
-        size: ViewportSize = {"width": width, "height": height}
-        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
-        context.set_default_timeout(PATIENCE)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(server.url)
-        expect(page.locator("#blend .card").first).to_be_visible()
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
-    assert wrong == []
+def visit(open_page: Visit, server: Served, engine: FakeEngine) -> Visit:
+    return partial(open_page, server.url)
 
 
 def prompt(page: Page) -> str:

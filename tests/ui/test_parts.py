@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from core.base_models import BASE_MODELS
 from core.errors import BadRequest
 from core.messages import Drawn, Preview, Progress, Raster
 from lora_catalog.card import LoraCard
 from lora_catalog.errors import UnknownRef
+from lora_catalog.search import SearchFamily
 from ui.about import about_html
-from ui.blend_rows import blend_rows, loras_in, refitted
+from ui.blend_rows import blend_rows, loras_in, refitted, shown
 from ui.form import raw_request
+from ui.loras import FAMILIES
 from ui.messages import sentence_for
 from ui.runs import Pace, Runs
 from ui.stage import Stage
@@ -23,7 +26,9 @@ PIXEL = Raster(1, 1, b"\x00\x80\xff")
 
 
 def row(**fields: object) -> dict[str, object]:
-    base = {"ref": "bundled:pixel", "title": "Pixel", "family": "pocket-sd3", "triggers": [], "weight": 1}
+    base: dict[str, object] = {
+        "ref": "bundled:pixel", "title": "Pixel", "family": "pocket-sd3", "also": None, "triggers": [], "weight": 1,
+    }  # fmt: skip
     return base | {"muted": False, "why_not": None, "said": []} | fields
 
 
@@ -50,7 +55,18 @@ def test_odd_blends_are_left_for_the_schema_to_refuse(odd: object) -> None:
 def test_a_model_switch_says_what_it_leaves_out_and_takes_it_back() -> None:
     away = refitted({"rows": [row()]}, "pocket-sdxl")
     assert away["rows"][0]["why_not"] == "Made for pocket-sd3: left out while Pocket SDXL draws."
+    assert away["family"] == "pocket-sdxl"
     assert refitted(away, "pocket-sd3")["rows"][0]["why_not"] is None
+
+
+def test_a_lora_that_may_fit_is_left_to_be_tried() -> None:
+    unknown, perhaps = refitted({"rows": [row(family="unknown"), row(also="pocket-sdxl")]}, "pocket-sdxl")["rows"]
+    assert (unknown["why_not"], perhaps["why_not"]) == (None, None)
+
+
+@pytest.mark.parametrize("odd", [None, 5, {"rows": 5}, {"rows": [5, None]}])
+def test_a_model_switch_takes_any_blend(odd: object) -> None:
+    assert refitted(odd, "pocket-sdxl")["rows"] == []
 
 
 def test_a_locked_negative_prompt_is_not_sent() -> None:
@@ -60,14 +76,18 @@ def test_a_locked_negative_prompt_is_not_sent() -> None:
 
 def test_an_accelerator_is_no_card_to_pick() -> None:
     cards = [card(), card(ref="bundled:pocket-sdxl-lcm", title="LCM", family="pocket-sdxl")]
-    offered = blend_rows(cards, Path("/nowhere"), "pocket-sd3").props["cards"]
+    offered = blend_rows(cards, BASE_MODELS["pocket-sd3"]).props["cards"]
     assert [one["ref"] for one in offered] == ["bundled:pixel"]
 
 
-def test_a_card_without_a_readable_preview_is_offered_without_one(tmp_path: Path) -> None:
-    (tmp_path / "torn.png").write_bytes(b"no picture")
-    offered = blend_rows([card(preview="torn.png")], tmp_path, "pocket-sd3").props["cards"]
-    assert offered[0]["picture"] is None
+def test_a_card_without_a_preview_has_no_address_of_one() -> None:
+    assert shown(card())["picture"] is None
+    assert shown(card(preview="preview.png"))["picture"] == "./loom/preview?ref=bundled%3Apixel"
+
+
+def test_every_family_of_a_search_can_be_chosen() -> None:
+    families = [family for literal in get_args(SearchFamily) for family in get_args(literal)]
+    assert set(FAMILIES) == set(families)
 
 
 def test_only_our_own_errors_become_messages(caplog: pytest.LogCaptureFixture) -> None:
@@ -103,6 +123,13 @@ def test_the_stage_counts_steps_within_a_picture() -> None:
     stage.follow(Progress("Drawing", 21, 40))
     assert "step 1 of 20 · picture 2 of 2" in stage.drawing()
     assert 'aria-valuenow="52"' in stage.drawing()
+
+
+def test_a_download_is_told_in_megabytes() -> None:
+    stage = Stage(images=2)
+    stage.follow(Progress("Fetching glow.safetensors", 4_500_000, 18_000_000))
+    assert "Fetching glow.safetensors · 4.5 MB of 18 MB</p>" in stage.drawing()
+    assert 'aria-valuenow="25"' in stage.drawing()
 
 
 def test_a_stage_without_figures_says_what_it_does() -> None:

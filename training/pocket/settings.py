@@ -89,8 +89,11 @@ FULL = Plan(
             drawing=Drawing(steps=25, guidance=3.0),
             quick=Drawing(steps=4, guidance=1.0),
             lora=LoraTraining(_LORA, LINEAR),
-            # A grid finer than what attention sees needs the convolutions: without them it stays faint.
-            special_loras={"dots": LoraTraining(replace(_LORA, learning_rate=2e-3), EVERY_LAYER)},
+            special_loras={
+                # A grid finer than what attention sees needs the convolutions: without them it stays faint.
+                "dots": LoraTraining(replace(_LORA, learning_rate=2e-3), EVERY_LAYER),
+                NEW_THING: LoraTraining(replace(_LORA, steps=2_500), LINEAR),  # a form takes longer than a look
+            },
         ),
     },
     lora_pictures=1_200,

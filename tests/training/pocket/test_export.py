@@ -18,6 +18,7 @@ from lora_catalog.catalog import Catalog
 from lora_catalog.reference import LoraRef
 from lora_catalog.sources.bundled import BundledSource
 from lora_catalog.visitor import ANYONE
+from tests.lora_catalog.conftest import drained
 from tests.training.conftest import latents
 from training.pocket import export as export_module
 from training.pocket.export import export
@@ -91,7 +92,7 @@ def test_every_lora_has_a_card_that_the_catalogue_accepts_and_a_preview(made: Ma
     source = BundledSource(made[1] / "loras")
     assert {path.name for path in (made[1] / "loras").iterdir()} == LORAS
     for name in LORAS:
-        fetched = source.fetch(LoraRef("bundled", name), ANYONE)
+        fetched = drained(source.fetch(LoraRef("bundled", name), ANYONE))
         assert isinstance(fetched.card, LoraCard)
         assert name.startswith(fetched.card.family)
         with Image.open(fetched.path.with_name("preview.png")) as preview:

@@ -1,0 +1,1 @@
+"""Measures LoRA Loom: each script prints its figures and asserts none."""
