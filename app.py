@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("loom")
 
+AT_HOME = ("127.0.0.1", "localhost")
 PUBLIC_UPLOAD = 250_000_000  # bytes: strangers' files lie beside each other on the server's disk
 
 
@@ -235,7 +236,8 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
         log.warning("models/pocket/words.json is missing or torn: restore it with git checkout -- models/pocket.")
         words = PocketWords()
     visitors = Visitors(lent_token=None if public else token)
-    page = build_page(Studio(engine, catalog, model), words, runs, visitors, largest_upload)
+    hosts = () if public or settings.host not in AT_HOME else AT_HOME
+    page = build_page(Studio(engine, catalog, model), words, runs, visitors, largest_upload=largest_upload, hosts=hosts)
     return page, runs, lambda: engine.warm_up(model)
 
 
@@ -264,7 +266,7 @@ def _catalog(data_dir: Path, endpoint: str, public: bool, largest_upload: int) -
 
 def _reached_by_strangers(settings: Settings, environ: Mapping[str, str]) -> bool:
     """Then the owner's token and the visitors' uploads are kept apart from the others'."""
-    at_home = settings.host in ("127.0.0.1", "localhost", "::1")
+    at_home = settings.host in (*AT_HOME, "::1")
     return bool(environ.get("SPACE_ID")) or settings.share or not at_home
 
 

@@ -106,7 +106,7 @@ class Catalog:
     def preview(self, ref: LoraRef | str) -> bytes | None:
         """The card's picture as a small WebP of our own making, as anyone may see it; None where there is none.
 
-        Raises CatalogError where it cannot be had now; that a LoRA has none to show is remembered.
+        Raises CatalogError where it cannot be had now, or no search has shown the LoRA.
         """
         ref = self.ref(ref)
         kept = self._previews.get(ref.name) if ref.source == "hub" else None
@@ -114,8 +114,10 @@ class Catalog:
             try:
                 picture = self._source(ref).preview(ref, ANYONE)
             except (Gated, NotShown, FileGone, TooLarge):
-                picture = None
-            kept = (thumbnail(picture) if picture else None) or b""
+                picture = b""
+            if picture is None:
+                return None
+            kept = thumbnail(picture) or b""
             if ref.source == "hub":
                 self._previews.put(ref.name, kept)
         return kept or None

@@ -15,6 +15,7 @@ CatalogError
     ├── NoSafetensors     a repo without any safetensors file
     ├── Gated             its author asks for consent, and this visitor's token does not show it
     ├── NotShown          no such repo, or a private one
+    ├── BadToken          the Hub does not know the token
     ├── Renamed           the repo has another name now
     ├── RevisionGone      the repo has no such revision (any more)
     ├── FileGone          the revision has no such file
@@ -206,6 +207,13 @@ class NotShown(HubError):
     def __str__(self) -> str:
         private = "your token may not read it" if self.has_token else "it is private, which needs your own Hub token"
         return f"The Hub shows no repo {quoted(self.repo)}: check its name; it was deleted, or {private}."
+
+
+class BadToken(HubError):
+    """The Hub does not know the visitor's token, or knows it no more."""
+
+    def __str__(self) -> str:
+        return "The Hub does not accept your token: give a valid one, or none for what is open to all."
 
 
 class Renamed(HubError):

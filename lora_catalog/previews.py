@@ -6,23 +6,24 @@ import hashlib
 import io
 import os
 import threading
-import warnings
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
 
 SIDE = 384  # pixels, of the longer side; cards show them at half of that
-LARGEST_SOURCE = 50_000_000  # pixels: larger pictures are not decoded
+LARGEST_SOURCE = 17_000_000  # pixels: larger pictures, which take 100 MB and more to decode, are not
+GOOD_FOR, NONE_FOR = 7 * 86_400, 3_600  # seconds for which a picture is kept, and that there is none to show
 MOST_KEPT = 2_000  # files of about 15 KB
+_DECODING = threading.BoundedSemaphore(2)  # at a time: each takes memory and a core
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
 
 def thumbnail(picture: bytes) -> bytes | None:
     """A small WebP of a picture's first frame, without its metadata; None where it is none that can be shown."""
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(picture), formats=_FORMATS) as opened:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _DECODING, Image.open(io.BytesIO(picture), formats=_FORMATS) as opened:
             if opened.width * opened.height > LARGEST_SOURCE:
                 return None
             opened.draft("RGB", (2 * SIDE, 2 * SIDE))
@@ -45,8 +46,12 @@ class PreviewShelf:
         """None where there is none yet; empty where it is known that there is none to show."""
         if self._folder is None:
             return None
+        path = _path(self._folder, name)
         try:
-            return _path(self._folder, name).read_bytes()
+            status = path.stat()
+            if time.time() - status.st_mtime > (GOOD_FOR if status.st_size else NONE_FOR):
+                return None
+            return path.read_bytes()
         except OSError:
             return None
 

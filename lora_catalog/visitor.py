@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """A random id, and the visitor's own Hub token where they gave one: in memory only, never printed or logged."""
+    """A random id, and the visitor's own Hub token where they gave one: in memory only, never printed or logged.
+
+    `lent`: the token is that of the machine's owner, and the visitor does not know of it.
+    """
 
     id: str
     token: str | None = field(default=None, repr=False)
+    lent: bool = False
 
     @classmethod
     def new(cls, token: str | None = None) -> Visitor:

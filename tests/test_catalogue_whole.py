@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -178,6 +179,24 @@ def test_bad_refs_are_refused_in_one_sentence(client: Client, fields: dict[str, 
     assert words in str(told.value)
     assert "\n" not in str(told.value)
     assert str(ROOT) not in str(told.value)
+
+
+@pytest.mark.parametrize("visitor", [7, ["ann"], "ann bob", "a" * 300, "\ud800"], ids=repr)
+@pytest.mark.parametrize("endpoint", ["/search_loras", "/inspect_lora", "/generate"])
+def test_an_odd_visitor_is_refused_by_name(address: str, endpoint: str, visitor: object) -> None:
+    names = {"/search_loras": 8, "/inspect_lora": 3, "/generate": 19}
+    place = {"/search_loras": 7, "/inspect_lora": 2, "/generate": 17}[endpoint]
+    data: list[object] = [None] * names[endpoint]
+    data[0], data[place] = "bundled:pocket-sd3-neon", visitor
+    where = f"{address}/gradio_api/call{endpoint}"
+    event = httpx.post(where, content=json.dumps({"data": data}), headers={"Content-Type": "application/json"}).json()
+    answer = httpx.get(f"{where}/{event['event_id']}").text
+    assert "visitor must be a text" in answer
+
+
+def test_another_sites_name_for_this_machine_is_not_answered(address: str) -> None:
+    assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
+    assert httpx.get(address.replace("127.0.0.1", "localhost")).status_code == 200
 
 
 def test_an_upload_that_is_no_safetensors_file_is_refused(client: Client, tmp_path: Path) -> None:

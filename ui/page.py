@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 from gradio.exceptions import Error
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from core.studio import Studio
 from lora_catalog.catalog import Catalog
@@ -40,9 +43,9 @@ _HEADER = """
 class Page(gr.Blocks):
     """gr.Blocks whose own findings about inputs become sentences too: Gradio would answer a stranger with null."""
 
-    def __init__(self, catalog: Catalog, largest_upload: int, **options: Any) -> None:
+    def __init__(self, catalog: Catalog, largest_upload: int, hosts: Sequence[str], **options: Any) -> None:
         super().__init__(**options)
-        self._catalog, self._largest_upload = catalog, largest_upload
+        self._catalog, self._largest_upload, self._hosts = catalog, largest_upload, hosts
 
     def launch_options(self) -> dict[str, Any]:
         """What every launch of this page takes, in app.py and in tests alike."""
@@ -57,10 +60,14 @@ class Page(gr.Blocks):
             "show_error": False,
             "max_file_size": self._largest_upload,
             "app_kwargs": {
-                "middleware": [LimitedBody.at(LARGEST_BODY)],
+                "middleware": [LimitedBody.at(LARGEST_BODY), *self._only_own_hosts()],
                 "routes": [preview_route(self._catalog)],
             },
         }
+
+    def _only_own_hosts(self) -> list[Middleware]:
+        """Another site that has its name resolve to this machine must not act as its owner (DNS rebinding)."""
+        return [Middleware(TrustedHostMiddleware, allowed_hosts=list(self._hosts))] if self._hosts else []
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **options: Any) -> Any:
         """Raises gr.Error only. The findings are Gradio's: too few inputs, or a file that was never uploaded."""
@@ -82,12 +89,17 @@ class Page(gr.Blocks):
 
 
 def build_page(
-    studio: Studio, words: PocketWords, runs: Runs, visitors: Visitors, largest_upload: int = LARGEST_FILE
+    studio: Studio,
+    words: PocketWords,
+    runs: Runs,
+    visitors: Visitors,
+    *,
+    largest_upload: int = LARGEST_FILE,
+    hosts: Sequence[str] = (),
 ) -> Page:
-    """The whole interface. `largest_upload` is in bytes, of any file that anybody brings."""
-    page = Page(
-        studio.catalog, largest_upload, title="LoRA Loom", analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS)
-    )
+    """The whole interface. `largest_upload` is in bytes; `hosts` are the names it answers to (none: all)."""
+    options: dict[str, Any] = {"analytics_enabled": False, "delete_cache": (3600, CACHE_SECONDS)}
+    page = Page(studio.catalog, largest_upload, hosts, title="LoRA Loom", **options)
     with page:
         gr.HTML(_HEADER, apply_default_css=False, elem_id="header")
         with gr.Tabs(elem_id="tabs"):

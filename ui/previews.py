@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -12,6 +14,7 @@ from lora_catalog.catalog import Catalog
 from lora_catalog.errors import CatalogError
 
 PATH = "/loom/preview"
+MOST_AT_ONCE = 6
 _SHOWN = {"Cache-Control": "public, max-age=86400", "X-Content-Type-Options": "nosniff"}
 _MISSING = {"Cache-Control": "no-store"}
 
@@ -24,9 +27,12 @@ def preview_address(ref: str) -> str:
 def preview_route(catalog: Catalog) -> Route:
     """Answers with a WebP, or 404 for whatever has none."""
 
-    def preview(request: Request) -> Response:
+    waiting = ThreadPoolExecutor(MOST_AT_ONCE, "preview")  # of its own: a slow picture must hold up nothing else
+
+    async def preview(request: Request) -> Response:
+        ref = request.query_params.get("ref", "")
         try:
-            picture = catalog.preview(request.query_params.get("ref", ""))
+            picture = await asyncio.get_running_loop().run_in_executor(waiting, catalog.preview, ref)
         except CatalogError:
             picture = None
         if picture is None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 
+from core.errors import BadRequest
 from lora_catalog.visitor import Visitor
 
 LONGEST_ID = 200  # letters
+_ID = re.compile(rf"[!-~]{{1,{LONGEST_ID}}}")
 _BEARER = "Bearer "
 _TOKEN = re.compile(r"[!-~]{1,200}")  # what may stand in a header
 
@@ -21,13 +23,20 @@ class Visitors:
     lent_token: str | None = field(default=None, repr=False)
 
     def of(self, request: gr.Request, own_id: object = None, own_token: object = None) -> Visitor:
-        """The visitor of that id, or of this session where none is given.
+        """The visitor of that id, or of this session where none is given. Raises BadRequest for an odd id.
 
         The token is their own, as typed on the page or as gradio_client sends it (`Client(…, token=…)`), else the lent
         one.
         """
-        name = own_id if isinstance(own_id, str) and 0 < len(own_id) <= LONGEST_ID else request.session_hash
+        if own_id not in (None, "") and not (isinstance(own_id, str) and _ID.fullmatch(own_id)):
+            raise BadRequest(
+                "visitor", f"visitor must be a text of at most {LONGEST_ID} plain letters, without spaces."
+            )
         said = request.headers.get("x-hf-authorization", "")
         sent = said.removeprefix(_BEARER) if said.startswith(_BEARER) else ""
         token = next((text for text in (own_token, sent) if isinstance(text, str) and _TOKEN.fullmatch(text)), None)
-        return Visitor(name or "", token or self.lent_token)
+        return Visitor(
+            str(own_id or request.session_hash or ""),
+            token or self.lent_token,
+            lent=token is None and self.lent_token is not None,
+        )

@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, parse_ratelimit_headers
 
 from lora_catalog.errors import (
+    BadToken,
     Broken,
     FileGone,
     Gated,
@@ -44,8 +45,12 @@ MOST_REDIRECTS = 5
 MOST_WAIT = 3600.0  # seconds that a Retry-After may ask for
 PATIENT_WAIT = 2.0  # seconds of Retry-After that are simply waited for
 PAUSES = (0.4, 1.2)  # seconds before a request that met a passing fault is sent again
-CHUNK = 1 << 18  # bytes
-_TIMEOUT = httpx2.Timeout(15.0, connect=5.0)
+DOWN = 30.0  # seconds for which a Hub that could not be reached is not tried again
+STALLED = 10.0  # the same for one that did not answer in time
+SLOWEST_PICTURE = 8.0  # seconds for a whole preview
+_TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
+_HASTE = httpx2.Timeout(5.0)
+_BAD_TOKEN = "Invalid credentials in Authorization header"  # the Hub's words
 _PASSING = {500, 502, 503, 504}
 # What the Hub keeps files on: https://huggingface.co/docs/hub/storage-backends
 _HOSTS_OF_THE_HUB = ("huggingface.co", ".huggingface.co", ".hf.co")
@@ -80,7 +85,7 @@ class HubApi:
     def __init__(self, endpoint: str = HUB_ENDPOINT, sleep: Callable[[float], None] = time.sleep) -> None:
         self.endpoint = endpoint.rstrip("/")
         self._sleep = sleep
-        self._busy_until: dict[str, float] = {}  # by kind of request, on the monotonic clock
+        self._silent: dict[str, tuple[float, HubError]] = {}  # by kind of request: until when, and why
 
     def models(
         self, filters: Sequence[str], search: str, sort: str, limit: int = 100, etag: str | None = None
@@ -118,7 +123,7 @@ class HubApi:
             skipped = begin if response.status_code == 200 else 0  # a server that ignores ranges sends the whole
             wanted = skipped + max(0, min(count, size - begin))
             data = bytearray()
-            for chunk in _told(response.iter_raw(CHUNK), file):
+            for chunk in _told(response.iter_raw(), file):
                 data += chunk
                 if len(data) >= wanted:
                     break
@@ -136,16 +141,18 @@ class HubApi:
         """The whole file, in pieces as they arrive."""
         headers = {"Accept-Encoding": "identity"}
         with self._open(self._address(repo, revision, file), repo, revision, file, token, headers=headers) as response:
-            yield _told(response.iter_raw(CHUNK), file)
+            yield _told(response.iter_raw(), file)
 
-    def small_file(self, repo: str, revision: str, file: str, most: int, token: str | None) -> bytes:
-        """A file of at most `most` bytes; raises TooLarge else."""
-        data = bytearray()
-        with self.chunks(repo, revision, file, token) as chunks:
-            for chunk in chunks:
+    def picture(self, repo: str, file: str, most: int) -> bytes:
+        """A small file as anyone may see it, asked for once and in haste. Raises TooLarge above `most` bytes."""
+        data, until = bytearray(), time.monotonic() + SLOWEST_PICTURE
+        with self._open(self._address(repo, "main", file), repo, "main", file, None, haste=True) as response:
+            for chunk in _told(response.iter_bytes(), file):
                 data += chunk
                 if len(data) > most:
                     raise TooLarge(file, None, most)
+                if time.monotonic() > until:
+                    raise Broken(file, "it came too slowly")
         return bytes(data)
 
     def _address(self, repo: str, revision: str, file: str) -> str:
@@ -175,19 +182,27 @@ class HubApi:
         params: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
         method: str = "GET",
+        haste: bool = False,
     ) -> Iterator[httpx2.Response]:
         """A response that is good to read: redirects followed, faults that pass met with patience, others raised."""
         kind = "api" if "/api/" in address else "files"
         with ExitStack() as held:
-            for pause in (*PAUSES, None):
-                self._wait_if_busy(kind)
+            for pause in (None,) if haste else (*PAUSES, None):
+                self._heed_silence(kind)
                 try:
                     response = held.enter_context(
-                        self._followed(method, address, file or repo, token, params, headers or {})
+                        self._followed(method, address, file or repo, token, params, headers or {}, haste)
                     )
                 except (httpx2.TransportError, OfflineModeIsEnabled) as error:
                     fault: HubError = HubUnreachable(_in_words(error))
                     fault.__cause__ = error
+                    if isinstance(error, httpx2.ConnectError | httpx2.TimeoutException) and not haste:
+                        # Neither helps to ask again, nor to have the next visitor wait as long.
+                        seconds = DOWN if isinstance(error, httpx2.ConnectError) else STALLED
+                        self._silent[kind] = (time.monotonic() + seconds, fault)
+                        raise fault from error
+                except (httpx2.InvalidURL, ValueError) as error:
+                    raise HubUnreachable("its answer makes no sense") from error
                 else:
                     if response.status_code not in _PASSING and response.status_code != 429:
                         break
@@ -204,9 +219,9 @@ class HubApi:
         """The fault that this response means, with what it asks of later requests noted."""
         if response.status_code != 429 and "retry-after" not in response.headers:
             return HubUnreachable(f"it answers with error {response.status_code}")
-        seconds = min(MOST_WAIT, _asked_to_wait(response.headers))
-        self._busy_until[kind] = time.monotonic() + seconds
-        return HubBusy(seconds)
+        busy = HubBusy(min(MOST_WAIT, _asked_to_wait(response.headers)))
+        self._silent[kind] = (time.monotonic() + busy.seconds, busy)
+        return busy
 
     @contextmanager
     def _followed(
@@ -217,6 +232,7 @@ class HubApi:
         token: str | None,
         params: Sequence[tuple[str, str]],
         headers: Mapping[str, str],
+        haste: bool,
     ) -> Iterator[httpx2.Response]:
         own, foreign = (build_hf_headers(token=given or False, headers=dict(headers)) for given in (token, None))
         for _ in range(MOST_REDIRECTS):
@@ -228,7 +244,7 @@ class HubApi:
                 address,
                 params=list(params) or None,
                 headers=own if at_home else foreign,
-                timeout=_TIMEOUT,
+                timeout=_HASTE if haste else _TIMEOUT,
                 follow_redirects=False,
             ) as response:
                 if not response.has_redirect_location:
@@ -245,12 +261,17 @@ class HubApi:
             return parts.scheme == "https" or self.endpoint.startswith("http:")
         return parts.scheme == "https" and (host == _HOSTS_OF_THE_HUB[0] or host.endswith(_HOSTS_OF_THE_HUB[1:]))
 
-    def _wait_if_busy(self, kind: str) -> None:
-        left = self._busy_until.get(kind, 0.0) - time.monotonic()
+    def _heed_silence(self, kind: str) -> None:
+        """Raises what silenced this kind of request, or waits where the Hub asked for a moment only."""
+        until, why = self._silent.get(kind, (0.0, None))
+        left = until - time.monotonic()
+        if left <= 0 or why is None:
+            return
+        if not isinstance(why, HubBusy):
+            raise HubUnreachable(why.reason) if isinstance(why, HubUnreachable) else why
         if left > PATIENT_WAIT:
             raise HubBusy(left)
-        if left > 0:
-            self._sleep(left)
+        self._sleep(left)
 
     def _refuse_faults(self, response: httpx2.Response, repo: str, revision: str, file: str, token: str | None) -> None:
         if response.status_code == 304:
@@ -264,6 +285,8 @@ class HubApi:
         except EntryNotFoundError as error:
             raise FileGone(repo, file) from error
         except (RepositoryNotFoundError, HfHubHTTPError) as error:
+            if token is not None and response.headers.get("x-error-message") == _BAD_TOKEN:
+                raise BadToken() from error
             if response.status_code in (401, 403, 404):
                 raise NotShown(repo, token is not None) from error
             raise HubUnreachable(f"it answers with error {response.status_code}") from error
@@ -280,7 +303,9 @@ def _models(entries: Sequence[Any]) -> Iterator[ModelInfo]:
 
 def _model(entry: Any) -> ModelInfo:
     try:
-        return ModelInfo(**entry)  # type: ignore[no-untyped-call]
+        info = ModelInfo(**entry)  # type: ignore[no-untyped-call]
+        info.id.casefold()
+        return info
     except Exception as error:  # the class does not check: any part of a foreign answer may be of a wrong type
         raise HubUnreachable("its answer makes no sense") from error
 
@@ -289,14 +314,14 @@ def _json(response: httpx2.Response) -> Any:
     """The answer, of bounded size, and read in bounded time even where it trickles."""
     data, until = bytearray(), time.monotonic() + SLOWEST_ANSWER
     try:
-        for chunk in response.iter_bytes(CHUNK):
+        for chunk in response.iter_bytes():
             data += chunk
             if len(data) > LARGEST_ANSWER or time.monotonic() > until:
                 raise HubUnreachable("its answer does not end")
         return json.loads(data)
     except httpx2.TransportError as error:
         raise HubUnreachable("its answer was cut off") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, httpx2.DecodingError) as error:
         raise HubUnreachable("its answer makes no sense") from error
 
 
@@ -304,7 +329,7 @@ def _told(chunks: Iterator[bytes], file: str) -> Iterator[bytes]:
     """The chunks, and what cuts them off in our words."""
     try:
         yield from chunks
-    except httpx2.TransportError as error:
+    except httpx2.RequestError as error:
         raise Broken(file, "the connection was cut" if not _timed_out(error) else "the Hub stopped sending") from error
 
 
@@ -325,7 +350,7 @@ def _asked_to_wait(headers: httpx2.Headers) -> float:
         return float(said)
     try:
         return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError, TypeError):
         limit = parse_ratelimit_headers(headers)
         return 60.0 if limit is None else float(limit.reset_in_seconds)
 

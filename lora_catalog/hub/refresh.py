@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from huggingface_hub import ModelInfo
 
 from lora_catalog.card import LoraCard
-from lora_catalog.errors import HubBusy, HubError
+from lora_catalog.errors import HubBusy, HubError, HubUnreachable
 from lora_catalog.hub.api import HubApi, Listing
 from lora_catalog.index import Asked, CardIndex
 
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 FRESH = 900.0  # seconds for which an answer is not asked for again
 PAGE = 100  # models in a page
 MOST_PAGES = 10  # of one question in one go
+MOST_WAITING = 32  # questions; the oldest are given up
 PAUSE = 30.0  # seconds without a question after the Hub failed to answer
 
 
@@ -32,9 +33,9 @@ class Question:
     search: str
     sort: str
 
-    @property
-    def key(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+    def key(self, endpoint: str) -> str:
+        """By which the index knows the answer again: another Hub answers otherwise."""
+        return json.dumps([endpoint, asdict(self)], ensure_ascii=False)
 
 
 class Refresher:
@@ -64,7 +65,9 @@ class Refresher:
         with self._changed:
             if due and self._clock() >= self._silent_until:
                 for question in due:
-                    self._waiting[question] = max(wanted, self._waiting.get(question, 0))
+                    self._waiting[question] = max(wanted, self._waiting.pop(question, 0))
+                while len(self._waiting) > MOST_WAITING:
+                    del self._waiting[next(iter(self._waiting))]
                 if not self._working:
                     self._working = True
                     threading.Thread(target=self._work, name="hub-search", daemon=True).start()
@@ -78,14 +81,18 @@ class Refresher:
             fault = self._fault
         if fault is None:
             return None
-        times = [asked.at for question in questions if (asked := self._index.asked(question.key)) is not None]
+        times = [
+            asked.at
+            for question in questions
+            if (asked := self._index.asked(question.key(self._api.endpoint))) is not None
+        ]
         if not times:
             return f"{fault} Shown are cards seen before."
         return f"{fault} Shown is what it answered {_ago(self._clock() - min(times))}."
 
     def _missing(self, question: Question, wanted: int) -> bool | None:
         """None where the index holds a fresh answer, False where a stale one, True where too little of one."""
-        asked = self._index.asked(question.key)
+        asked = self._index.asked(question.key(self._api.endpoint))
         if asked is None or (asked.next is not None and asked.cards < wanted):
             return True
         return False if self._clock() - asked.at > FRESH else None
@@ -97,7 +104,7 @@ class Refresher:
                 if not self._waiting:
                     self._working = False
                     return
-                question, wanted = next(iter(self._waiting.items()))
+                question, wanted = next(reversed(self._waiting.items()))  # somebody still waits for the newest
             fault: HubError | None = None
             try:
                 self._answer(question, wanted)
@@ -107,20 +114,19 @@ class Refresher:
                 log.exception("a search of the Hub failed")
             with self._changed:
                 self._fault = fault
-                if fault is None:
-                    self._waiting.pop(question, None)
-                else:
+                self._waiting.pop(question, None)
+                if isinstance(fault, HubBusy | HubUnreachable):
                     self._silent_until = self._clock() + (fault.seconds if isinstance(fault, HubBusy) else PAUSE)
                     self._waiting.clear()  # the next search asks again
 
     def _answer(self, question: Question, wanted: int) -> None:
-        asked = self._index.asked(question.key)
+        asked = self._index.asked(question.key(self._api.endpoint))
         if asked is None or self._clock() - asked.at > FRESH:
             etag = asked.etag if asked else None
             first = self._api.models(question.filters, question.search, question.sort, PAGE, etag)
             if first.unchanged and asked is not None:
                 asked = Asked(self._clock(), asked.etag, asked.next, asked.cards)
-                self._index.note_asked(question.key, asked)
+                self._index.note_asked(question.key(self._api.endpoint), asked)
             else:
                 asked = self._kept(question, first, 0, first.etag)
         for _ in range(MOST_PAGES):
@@ -132,7 +138,7 @@ class Refresher:
         now = self._clock()
         self._index.put(self._cards_of(listing.models), now)
         asked = Asked(now, etag, listing.next, before + len(listing.models))
-        self._index.note_asked(question.key, asked)
+        self._index.note_asked(question.key(self._api.endpoint), asked)
         return asked
 
 

@@ -52,17 +52,21 @@ class RepoFacts(BaseModel):
         return tuple(sorted(name for name in names if name.endswith(".safetensors") and not _is_whole_model(name)))
 
     def file(self, asked: str | None) -> RepoFile:
-        """The file that is asked for, or the only LoRA there is. Raises FileGone, SeveralFiles or NoSafetensors."""
+        """The file that is asked for, or the only one that may be a LoRA.
+
+        Raises FileGone, SeveralFiles or NoSafetensors.
+        """
         by_name = {file.name: file for file in self.files}
         if asked is not None:
             if asked not in by_name:
                 raise FileGone(self.repo, asked, self.lora_files)
             return by_name[asked]
-        if not self.lora_files:
+        found = self.lora_files or tuple(sorted(name for name in by_name if name.endswith(".safetensors")))
+        if not found:
             raise NoSafetensors(self.repo, pickled=any(name.casefold().endswith(_PICKLED) for name in by_name))
-        if len(self.lora_files) > 1:
-            raise SeveralFiles(self.repo, self.lora_files)
-        return by_name[self.lora_files[0]]
+        if len(found) > 1:
+            raise SeveralFiles(self.repo, found)
+        return by_name[found[0]]
 
 
 def facts_of(info: ModelInfo) -> RepoFacts:

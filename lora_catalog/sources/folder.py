@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import secrets
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from lora_catalog.card import LoraCard
 from lora_catalog.errors import BadHeader, BadRef, NoRoom, TooLarge, UnknownRef
@@ -23,8 +26,12 @@ from lora_catalog.visitor import Visitor
 
 LARGEST_FILE = 1_000_000_000  # bytes
 MOST_BYTES_OF_ONE = 2_000_000_000  # that one visitor of a public server may keep here
+MOST_BYTES_OF_ALL = 20_000_000_000  # that all of them may; beyond it the oldest uploads go
+KEPT_FOR = 7 * 86_400  # seconds for which a public server keeps an upload
+MOST_READ = 1_000  # files whose headers and sums are remembered
 _UNSAFE = re.compile(r"[^A-Za-z0-9._ ()+=-]+")
 _LONGEST_NAME = 100  # letters, before the ending
+_T = TypeVar("_T")
 _State = tuple[Path, int, int]  # a file, its mtime in ns and its size
 
 
@@ -39,6 +46,7 @@ class FolderSource:
     def __init__(self, folder: Path, *, public: bool, largest_file: int = LARGEST_FILE) -> None:
         self._folder, self._public, self._largest_file = folder, public, largest_file
         self._lock = threading.Lock()
+        self._adding = threading.Lock()  # one upload is measured, compared and placed at a time
         self._read: dict[_State, tuple[Header, LoraCard]] = {}
         self._digests: dict[_State, str] = {}
 
@@ -83,34 +91,44 @@ class FolderSource:
         home = self._home(visitor)
         if home is None:
             raise BadRef(f"local:{name}", "an upload needs a visitor to belong to")
-        if self._public and size + _bytes_in(home) > MOST_BYTES_OF_ONE:
-            raise NoRoom(name, "your uploads have taken all the room that a visitor has here")
         digest = _sha256(file)
         try:
-            home.mkdir(parents=True, exist_ok=True)
-            return LoraRef("local", self._kept(file, home, _safe(name), digest))
+            with self._adding:
+                home.mkdir(parents=True, exist_ok=True)
+                return LoraRef("local", self._kept(file, home, _safe(name), digest, size))
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else "it could not be written here"
             raise NoRoom(name, reason) from error
 
-    def _kept(self, file: Path, home: Path, stem: str, digest: str) -> str:
+    def _kept(self, file: Path, home: Path, stem: str, digest: str, size: int) -> str:
         """The name that the file has in `home` now: `stem`, with a number where another file has that name."""
-        partial = home / f".{secrets.token_hex(8)}"
-        try:
-            shutil.copyfile(file, partial)
-            for number in range(1, 1000):
-                path = home / (f"{stem}.safetensors" if number == 1 else f"{stem}-{number}.safetensors")
-                try:
-                    path.open("xb").close()  # takes the name, in one step
-                except FileExistsError:
-                    if _is_plain(path) and self._digest(path) == digest:
-                        return path.name
-                    continue
-                partial.replace(path)
+        numbers = (f"{stem}.safetensors", *(f"{stem}-{number}.safetensors" for number in range(2, 1000)))
+        for path in (home / name for name in numbers):
+            if _is_plain(path) and self._digest(path) == digest:
                 return path.name
-        finally:
-            partial.unlink(missing_ok=True)
+            if not os.path.lexists(path):
+                if self._public:
+                    self._make_room(home, path.name, size)
+                partial = home / f".{secrets.token_hex(8)}"
+                try:
+                    shutil.copyfile(file, partial)
+                    partial.replace(path)
+                finally:
+                    partial.unlink(missing_ok=True)
+                return path.name
         raise OSError(errno.EEXIST, "every name is taken")
+
+    def _make_room(self, home: Path, name: str, size: int) -> None:
+        """Drops uploads that are too old, and the oldest where there are too many. Raises NoRoom for one's own."""
+        if size + sum(path.stat().st_size for path in home.glob("*.safetensors")) > MOST_BYTES_OF_ONE:
+            raise NoRoom(name, "your uploads have taken all the room that a visitor has here")
+        uploads = [(path.stat(), path) for path in home.parent.glob("*/*.safetensors")]
+        taken = size + sum(status.st_size for status, _ in uploads)
+        for status, path in sorted(uploads, key=lambda upload: upload[0].st_mtime):
+            if taken <= MOST_BYTES_OF_ALL and time.time() - status.st_mtime < KEPT_FOR:
+                break
+            path.unlink(missing_ok=True)
+            taken -= status.st_size
 
     def _home(self, visitor: Visitor) -> Path | None:
         """Where this visitor's uploads lie; None for nobody in particular on a public server."""
@@ -152,7 +170,7 @@ class FolderSource:
             header = read_header(path)
             known = header, _card(path.name, header)
             with self._lock:
-                self._read[state] = known
+                _remember(self._read, state, known)
         return known
 
     def _digest(self, path: Path) -> str:
@@ -162,7 +180,7 @@ class FolderSource:
         if known is None:
             known = _sha256(path)
             with self._lock:
-                self._digests[state] = known
+                _remember(self._digests, state, known)
         return known
 
 
@@ -209,8 +227,10 @@ def _state(path: Path) -> _State:
     return path, status.st_mtime_ns, status.st_size
 
 
-def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+def _remember(kept: dict[_State, _T], state: _State, value: _T) -> None:
+    kept[state] = value
+    while len(kept) > MOST_READ:
+        del kept[next(iter(kept))]
 
 
 def _sha256(path: Path) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,10 @@ def home(tmp_path: Path) -> FolderSource:
 @pytest.fixture
 def public(tmp_path: Path) -> FolderSource:
     return FolderSource(tmp_path / "loras", public=True)
+
+
+def _home_of(visitor: Visitor) -> str:
+    return hashlib.sha256(visitor.id.encode()).hexdigest()[:40]
 
 
 def listed(source: FolderSource, visitor: Visitor = ANYONE) -> list[str]:
@@ -111,6 +118,40 @@ def test_a_visitor_has_so_much_room(public: FolderSource, upload: Path, monkeypa
     with pytest.raises(NoRoom, match="all the room"):
         public.add(upload, "two.safetensors", ANN)
     public.add(upload, "two.safetensors", BOB)
+
+
+def test_many_uploads_at_once_share_the_room_and_equal_ones_are_one(
+    public: FolderSource, upload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES_OF_ONE", upload.stat().st_size * 3 // 2)
+    other = tmp_path / "other.safetensors"
+    write_lora(other, LAYERS, rank=3)
+    outcomes: list[str] = []
+
+    def add(file: Path, number: int) -> None:
+        try:
+            outcomes.append(str(public.add(file, f"{number % 2}.safetensors", ANN)))
+        except NoRoom:
+            outcomes.append("no room")
+
+    threads = [threading.Thread(target=add, args=((upload, other)[n % 2], n)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kept = set(outcomes) - {"no room"}
+    assert len(kept) == 1  # whichever came first, the others were the same file or found no room
+
+
+def test_uploads_of_strangers_make_room_for_newer_ones(
+    public: FolderSource, upload: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES_OF_ALL", upload.stat().st_size * 5 // 2)
+    for number, visitor in enumerate((ANN, BOB, Visitor("cyd"))):
+        public.add(upload, upload.name, visitor)
+        (path,) = public._folder.glob(f".visitors/{_home_of(visitor)}/*")
+        os.utime(path, (time.time() - 60 + number,) * 2)
+    assert [listed(public, who) != [] for who in (ANN, BOB, Visitor("cyd"))] == [False, True, True]
 
 
 def test_what_is_no_safetensors_file_leaves_nothing_behind(home: FolderSource, upload: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lora_catalog.errors import (
+    BadToken,
     Broken,
     FileGone,
     Gated,
@@ -22,6 +23,7 @@ from lora_catalog.errors import (
 from lora_catalog.hub import api as module
 from lora_catalog.hub.api import HubApi
 from tests.hub import EmulatedHub, faults
+from tests.hub.answers import Answer
 
 WEIGHTS = bytes(range(256)) * 2048  # 512 KiB
 ANN = "hf_of_ann"
@@ -125,8 +127,11 @@ def test_missing_and_private_repos_are_told_with_what_to_do(hub: EmulatedHub, ap
         api.repo("weaver/secret", None, "hf_of_bob")
     with pytest.raises(NotShown):
         api.repo("weaver/never", None, None)
-    with pytest.raises(NotShown, match="token"):
-        api.repo("weaver/never", None, "hf_nobody_has_this")
+
+
+def test_a_token_that_the_hub_does_not_know_is_told_as_such(api: HubApi, neon: str) -> None:
+    with pytest.raises(BadToken, match="give a valid one, or none"):
+        api.repo("weaver/neon", None, "hf_nobody_has_this")
 
 
 def test_a_gated_repo_names_where_to_accept_its_terms(hub: EmulatedHub, api: HubApi) -> None:
@@ -191,13 +196,30 @@ def test_a_short_wait_is_simply_waited_for(hub: EmulatedHub, neon: str) -> None:
     assert 0.5 < sum(slept) <= 1
 
 
-def test_a_retry_after_with_a_date_is_understood(hub: EmulatedHub, api: HubApi, neon: str) -> None:
-    hub.fail("/api/models", faults.too_many("Fri, 01 Jan 2100 00:00:00 GMT"))
-    with pytest.raises(HubBusy, match=f"wait {module.MOST_WAIT:.0f} s"):
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("Fri, 01 Jan 2100 00:00:00 GMT", module.MOST_WAIT), ("Fri, 9999999999999999 Dec", 60), ("soon", 60)],
+)
+def test_a_retry_after_is_a_date_too_or_whatever(
+    hub: EmulatedHub, api: HubApi, neon: str, said: str, seconds: float
+) -> None:
+    hub.fail("/api/models", faults.too_many(said))
+    with pytest.raises(HubBusy, match=f"wait {seconds:.0f} s"):
         api.repo("weaver/neon", None, None)
 
 
-@pytest.mark.parametrize("fault", [faults.not_json(), faults.html_page(), faults.other_content(b"[1, null]")], ids=str)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.not_json(),
+        faults.html_page(),
+        faults.other_content(b"[1, null]"),
+        faults.other_content(b'{"id": 7}'),
+        faults.sent_to("http://[broken/x"),
+        faults.instead(Answer(200, {"Content-Encoding": "gzip", "Content-Type": "application/json"}, b"no gzip")),
+    ],
+    ids=["not JSON", "HTML", "a list", "no name", "a broken address", "no gzip"],
+)
 def test_an_answer_that_makes_no_sense_is_told(hub: EmulatedHub, api: HubApi, neon: str, fault: Any) -> None:
     hub.fail("/api/models/weaver/neon", fault)
     with pytest.raises(HubUnreachable, match="makes no sense"):
@@ -230,11 +252,40 @@ def test_a_stalled_hub_is_given_up(hub: EmulatedHub, api: HubApi, neon: str, mon
 
 def test_a_hub_that_is_down_is_told_without_its_address(hub: EmulatedHub) -> None:
     api = HubApi("http://127.0.0.1:9", sleep=lambda seconds: None)
-    with pytest.raises(HubUnreachable, match="cannot be reached from here") as told:
-        api.repo("weaver/neon", None, None)
-    assert "127.0.0.1" not in str(told.value)
+    for _ in range(2):
+        with pytest.raises(HubUnreachable, match="cannot be reached from here") as told:
+            api.repo("weaver/neon", None, None)
+        assert "127.0.0.1" not in str(told.value)
 
 
 def test_a_small_file_may_not_grow(hub: EmulatedHub, api: HubApi, neon: str) -> None:
     with pytest.raises(TooLarge):
-        api.small_file("weaver/neon", neon, "neon.safetensors", 1000, None)
+        api.picture("weaver/neon", "neon.safetensors", 1000)
+
+
+def test_a_picture_is_asked_for_once_and_not_waited_for_long(
+    hub: EmulatedHub, api: HubApi, neon: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(module, "_HASTE", 0.2)
+    monkeypatch.setattr(module, "SLOWEST_PICTURE", 0.3)
+    hub.fail("neon.safetensors", faults.status(503), times=1)
+    with pytest.raises(HubUnreachable):
+        api.picture("weaver/neon", "neon.safetensors", 10**7)
+    hub.fail("neon.safetensors", faults.stalled(5), times=1)
+    with pytest.raises(HubUnreachable):
+        api.picture("weaver/neon", "neon.safetensors", 10**7)
+    hub.fail("neon.safetensors", faults.throttled(100_000), times=1)
+    with pytest.raises(Broken, match="too slowly"):
+        api.picture("weaver/neon", "neon.safetensors", 10**7)
+    assert api.picture("weaver/neon", "neon.safetensors", 10**7) == WEIGHTS  # and silences nothing else
+
+
+def test_a_hub_that_is_down_or_stalls_is_not_tried_by_everyone(
+    hub: EmulatedHub, api: HubApi, neon: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(module, "_TIMEOUT", 0.2)
+    hub.fail("/api/models/weaver/neon", faults.stalled(5), times=9)
+    for _ in range(5):
+        with pytest.raises(HubUnreachable, match="in time"):
+            api.repo("weaver/neon", None, None)
+    assert len(hub.asked("/api/models/weaver/neon")) == 1

@@ -16,6 +16,7 @@ from lora_catalog.catalog import Catalog
 from lora_catalog.curated import curated_cards
 from lora_catalog.errors import (
     BadHeader,
+    BadToken,
     Broken,
     CatalogError,
     FileGone,
@@ -27,11 +28,13 @@ from lora_catalog.errors import (
     RevisionGone,
     SeveralFiles,
     TooLarge,
+    UnknownRef,
 )
 from lora_catalog.header import FIRST_READ
 from lora_catalog.hub import refresh
 from lora_catalog.hub.api import HubApi
 from lora_catalog.index import CardIndex
+from lora_catalog.previews import PreviewShelf
 from lora_catalog.sources.bundled import BundledSource
 from lora_catalog.sources.hub import FACTS_FRESH, HubSource
 from lora_catalog.store import LoraStore
@@ -71,7 +74,8 @@ class Shop:
         store = LoraStore(self.home / "store", largest_file=self.largest_file)
         api = HubApi(self.hub.endpoint, sleep=lambda seconds: None)
         source = HubSource(api, self.index, store, self.curated, self.clock, self.patience)
-        return Catalog([BundledSource(self.home / "none"), source], self.hub.endpoint)
+        previews = PreviewShelf(self.home / "previews")
+        return Catalog([BundledSource(self.home / "none"), source], self.hub.endpoint, previews)
 
     def reopened(self) -> Catalog:
         self.index.close()
@@ -165,6 +169,8 @@ def test_each_base_model_of_a_family_is_asked_for_with_licence_and_order(hub: Em
     asked = [request.query for request in hub.asked("/api/models")]
     bases = {tag for query in asked for tag in query["filter"] if tag.startswith("base_model:adapter:")}
     assert {"base_model:adapter:stabilityai/stable-diffusion-3.5-large"} < bases
+    refs(catalog, licence="stabilityai-ai-community")
+    assert "license:other" in hub.asked("/api/models")[-1].query["filter"]  # the Hub lists licences of that kind so
     assert all("license:mit" in query["filter"] and query["search"] == ["cat"] for query in asked)
     assert all(query["sort"] == ["lastModified"] for query in asked)
 
@@ -192,6 +198,17 @@ def test_while_the_hub_is_down_the_index_answers_and_says_how_old_it_is(hub: Emu
     hub.heal()
     shop.clock.now += refresh.PAUSE + 1
     assert eventually(lambda: catalog.search().note is None)
+
+
+def test_an_index_that_cannot_be_opened_hides_no_other_source_and_comes_back(hub: EmulatedHub, shop: Shop) -> None:
+    add(hub)
+    (shop.home / "catalog.sqlite").mkdir()
+    catalog = shop.open()
+    page = catalog.search()
+    assert (page.cards, "index of LoRA cards" in str(page.note)) == ((), True)
+    assert catalog.inspect("weaver/neon", "pocket-sd3").fits == "yes"
+    (shop.home / "catalog.sqlite").rmdir()
+    assert refs(catalog) == ["weaver/neon"]
 
 
 def test_nsfw_cards_are_left_out_unless_asked_for(hub: EmulatedHub, catalog: Catalog) -> None:
@@ -277,8 +294,9 @@ def test_a_pickle_named_safetensors_is_refused_and_not_kept(hub: EmulatedHub, ca
 
 def test_what_the_hubs_scan_calls_unsafe_is_not_fetched(hub: EmulatedHub, catalog: Catalog) -> None:
     add(hub, security={"neon.safetensors": "unsafe"})
-    with pytest.raises(Flagged, match="unsafe"):
-        drained(catalog.fetch("weaver/neon"))
+    for ask in (catalog.inspect, lambda ref: drained(catalog.fetch(ref))):
+        with pytest.raises(Flagged, match="unsafe"):
+            ask("weaver/neon")
     assert hub.asked("/resolve/") == []
 
 
@@ -399,6 +417,27 @@ def test_a_private_repo_is_there_for_its_readers_only(hub: EmulatedHub, shop: Sh
             drained(catalog.fetch("weaver/neon", stranger))
 
 
+def test_a_repo_that_was_closed_is_gone_at_every_commit_even_while_the_hub_is_down(
+    hub: EmulatedHub, shop: Shop
+) -> None:
+    sha = add(hub)
+    drained(shop.open().fetch("weaver/neon"))
+    hub.repo("weaver/neon").private = True
+    with pytest.raises(NotShown):
+        shop.reopened().inspect("weaver/neon")
+    hub.fail("/", faults.status(500), times=999)
+    for ref in ("weaver/neon", f"weaver/neon@{sha}:neon.safetensors"):
+        with pytest.raises(HubUnreachable):
+            drained(shop.reopened().fetch(ref))
+
+
+def test_the_owners_worn_out_token_hides_nothing_that_is_open_to_all(hub: EmulatedHub, catalog: Catalog) -> None:
+    add(hub)
+    assert catalog.inspect("weaver/neon", "pocket-sd3", Visitor("me", "hf_expired", lent=True)).fits == "yes"
+    with pytest.raises(BadToken):
+        catalog.inspect("weaver/neon", "pocket-sd3", Visitor("ann", "hf_mistyped"))
+
+
 def test_a_right_that_was_withdrawn_ends(hub: EmulatedHub, shop: Shop) -> None:
     catalog = shop.open()
     add(hub, gated="auto", readers=[ANN.token])
@@ -469,10 +508,13 @@ def test_a_curated_file_that_the_hub_does_not_have_is_told(hub: EmulatedHub, cur
 def test_a_preview_comes_from_the_repo_and_only_for_cards_that_are_known(hub: EmulatedHub, catalog: Catalog) -> None:
     widget = [{"output": {"url": f"{hub.endpoint}/weaver/neon/resolve/main/images/one.png"}}]
     add(hub, files={"neon.safetensors": WEIGHTS, "images/one.png": PICTURE}, card={"widget": widget})
-    assert catalog.preview("weaver/neon") is None
+    with pytest.raises(UnknownRef):
+        catalog.preview("weaver/neon")
     assert hub.asked("images/one.png") == []
     refs(catalog)
-    assert (catalog.preview("weaver/neon") or b"")[8:12] == b"WEBP"
+    for _ in range(2):
+        assert (catalog.preview("weaver/neon") or b"")[8:12] == b"WEBP"
+    assert len(hub.asked("images/one.png")) == 1
 
 
 def test_a_preview_is_shown_as_anyone_may_see_it(hub: EmulatedHub, catalog: Catalog) -> None:

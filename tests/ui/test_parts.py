@@ -10,6 +10,7 @@ import pytest
 from core.base_models import BASE_MODELS
 from core.errors import BadRequest
 from core.messages import Drawn, Preview, Progress, Raster
+from core.request import request_from
 from lora_catalog.card import LoraCard
 from lora_catalog.errors import UnknownRef
 from lora_catalog.search import SearchFamily
@@ -47,6 +48,32 @@ def test_rows_become_loras_by_name_without_those_that_do_not_fit() -> None:
     assert loras_in({"family": "pocket-sd3", "rows": rows}) == [{"ref": "bundled:pixel", "weight": 0.5, "muted": True}]
 
 
+def test_a_rows_controls_are_sent_and_of_its_blocks_those_of_the_models_family() -> None:
+    here = {"groups": {"0-1": 0.5, "2-3": None}, "single": "0: 2,, 4-5:-1"}
+    one = row(text_encoder=0.3, start=0.25, end=None, blocks={"pocket-sd3": here, "pocket-sdxl": {"groups": {"in": 9}}})
+    blend = {"family": "pocket-sd3", "rows": [one], "total_strength": 2}
+    raw = raw_request({"prompt": "x", "loras": blend})
+    (lora,) = raw["loras"]
+    assert (lora["text_encoder"], lora["start"], "end" in lora) == (0.3, 0.25, False)
+    assert lora["blocks"] == {"0-1": 0.5, "0": 2.0, "4-5": -1.0}
+    assert request_from(raw, "pocket-sd3").total_strength == 2
+
+
+@pytest.mark.parametrize(
+    ("single", "words"), [("5", "blocks.5 must be a number"), ("3: x", "must be a number"), ("in: 1", "not “in”")]
+)
+def test_blocks_that_are_no_blocks_are_refused_by_name(single: str, words: str) -> None:
+    blend = {"family": "pocket-sd3", "rows": [row(blocks={"pocket-sd3": {"groups": {}, "single": single}})]}
+    with pytest.raises(BadRequest, match=words):
+        request_from(raw_request({"prompt": "x", "loras": blend}), "pocket-sd3")
+
+
+@pytest.mark.parametrize("odd", [5, {"pocket-sd3": 5}, {"pocket-sd3": {"groups": 5, "single": 5}}])
+def test_odd_blocks_are_none(odd: object) -> None:
+    (lora,) = loras_in({"family": "pocket-sd3", "rows": [row(blocks=odd)]})
+    assert "blocks" not in lora
+
+
 @pytest.mark.parametrize("odd", [None, 5, "x", {"rows": 5}, [5]])
 def test_odd_blends_are_left_for_the_schema_to_refuse(odd: object) -> None:
     assert loras_in(odd) in (None, 5, "x", [5])
@@ -57,6 +84,11 @@ def test_a_model_switch_says_what_it_leaves_out_and_takes_it_back() -> None:
     assert away["rows"][0]["why_not"] == "Made for pocket-sd3: left out while Pocket SDXL draws."
     assert away["family"] == "pocket-sdxl"
     assert refitted(away, "pocket-sd3")["rows"][0]["why_not"] is None
+
+
+def test_a_model_switch_keeps_the_total_strength_and_brings_the_models_blocks() -> None:
+    blend = refitted({"rows": [row(end=0.5)], "total_strength": 2}, "pocket-sdxl")
+    assert (blend["total_strength"], blend["groups"], blend["rows"][0]["end"]) == (2, ["in", "mid", "out"], 0.5)
 
 
 def test_a_lora_that_may_fit_is_left_to_be_tried() -> None:
@@ -127,7 +159,7 @@ def test_the_stage_counts_steps_within_a_picture() -> None:
 
 def test_a_download_is_told_in_megabytes() -> None:
     stage = Stage(images=2)
-    stage.follow(Progress("Fetching glow.safetensors", 4_500_000, 18_000_000))
+    stage.follow(Progress("Fetching glow.safetensors", 4_500_000, 18_000_000, "bytes"))
     assert "Fetching glow.safetensors · 4.5 MB of 18 MB</p>" in stage.drawing()
     assert 'aria-valuenow="25"' in stage.drawing()
 
