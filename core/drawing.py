@@ -12,8 +12,10 @@ from core.base_models import BaseModel
 from core.errors import Cancelled, LoomError
 from core.loading import checked_revision, load_pipeline, scheduler_for
 from core.lora.blend import Blender, Ingredient, ResidentWeights
+from core.lora.blocks import counted
+from core.lora.course import Course
 from core.lora.parse import ParsedLora, parse_lora
-from core.messages import Drawn, Job, LoraFile, Message, Preview, Progress, Raster, Receipt
+from core.messages import Drawn, Job, LoraFile, Message, Preview, Progress, Raster
 from core.request import GenerationRequest
 
 MOST_PARSED = 16  # LoRAs kept parsed, the least recently used going first
@@ -50,14 +52,18 @@ class Easel:
         dtype = str(self._denoiser().dtype).removeprefix("torch.")
         return {"dtype": dtype, "quantisation": None, "device": self.device, "batch": 1}
 
-    def blend(self, job: Job) -> tuple[Receipt, ...]:
-        """Moves the weights to the job's blend."""
-        ingredients = [Ingredient(self._parse(f), f.ref, f.weight, f.text_encoder) for f in job.loras]
-        return self._blender.apply(ingredients, allow_partial=job.request.allow_partial)
+    def blend(self, job: Job) -> Course:
+        """Moves the weights to the job's blend, as its first step has it."""
+        family = self.entry.family
+        parts = [
+            Ingredient(self._parse(f), f.ref, f.weight, f.text_encoder, counted(f.blocks, family)) for f in job.loras
+        ]
+        windows = [(file.start, file.end) for file in job.loras]
+        return Course(self._blender, parts, windows, job.request.steps, job.request.allow_partial)
 
     def _parse(self, file: LoraFile) -> ParsedLora:
         if file.sha256 not in self._parsed:
-            self._parsed[file.sha256] = parse_lora(file.path, file.sha256, file.ref)
+            self._parsed[file.sha256] = parse_lora(file.path, file.sha256, file.ref, self.entry.family)
             while len(self._parsed) > MOST_PARSED:
                 self._parsed.popitem(last=False)
         self._parsed.move_to_end(file.sha256)
@@ -65,12 +71,12 @@ class Easel:
 
     @torch.inference_mode()
     def draw(
-        self, request: GenerationRequest, stopped: Callable[[], bool], emit: Callable[[Message], None]
+        self, request: GenerationRequest, course: Course, stopped: Callable[[], bool], emit: Callable[[Message], None]
     ) -> tuple[Drawn, ...]:
         """The request's pictures, each from its own CPU generator, so that each can be drawn again alone."""
         pictures = []
         for index in range(request.images):
-            drawn = Drawn(index, request.seed + index, self._picture(request, index, stopped, emit))
+            drawn = Drawn(index, request.seed + index, self._picture(request, course, index, stopped, emit))
             emit(drawn)
             pictures.append(drawn)
         return tuple(pictures)
@@ -78,6 +84,7 @@ class Easel:
     def _picture(
         self,
         request: GenerationRequest,
+        course: Course,
         index: int,
         stopped: Callable[[], bool],
         emit: Callable[[Message], None],
@@ -90,10 +97,12 @@ class Easel:
             emit(Progress("Drawing", index * request.steps + step + 1, request.images * request.steps))
             if (step + 1) % every == 0 and step + 1 < request.steps:
                 emit(Preview(index, self._decoded(values["latents"])))
+            course.before(step + 1)
             return values
 
         if stopped():
             raise Cancelled("Cancelled.")
+        course.before(0)
         self.pipeline.scheduler = scheduler_for(request.sampler, self._published)
         latents = self.pipeline(
             prompt=request.prompt,

@@ -90,9 +90,9 @@ class LocalEngine:
                 "made again to the pixel: use its settings without the recipe."
             )
         began = time.monotonic()
-        receipts = easel.blend(job)
-        pictures = easel.draw(job.request, stopped, emit)
-        return Done(pictures, receipts, revision, easel.plan(), time.monotonic() - began)
+        course = easel.blend(job)
+        pictures = easel.draw(job.request, course, stopped, emit)
+        return Done(pictures, course.receipts, revision, easel.plan(), time.monotonic() - began)
 
     def _easel_for(self, key: str) -> Easel:
         from core.drawing import Easel

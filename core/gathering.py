@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 from core.base_models import BaseModel
 from core.errors import BadRequest, Cancelled, LoraDoesNotFit, LoraRefused
+from core.lora.strength import factor_for
 from core.messages import LoraFile, Progress, StopFlag
 from core.request import GenerationRequest, WeightedLora
 from lora_catalog.catalog import Catalog
@@ -31,14 +32,13 @@ class Gathering:
         refs = [lora.ref for lora in pinned]
         if len(set(refs)) < len(refs):
             raise BadRequest("loras", "loras must name each LoRA once: two refs mean the same file.")
+        factor = factor_for((lora.weight for lora in pinned if not lora.muted), request.total_strength)
         files = []
         for lora in pinned:
             fetched = yield from self._fetched(lora.ref)
             if lora.sha256 not in (None, fetched.sha256):
                 raise LoraRefused(f"{lora.ref} has changed since this recipe was made: its file is another one now.")
-            weight = 0.0 if lora.muted else lora.weight
-            words = 0.0 if lora.muted else lora.weight if lora.text_encoder is None else lora.text_encoder
-            files.append(LoraFile(str(fetched.ref), fetched.sha256, fetched.path, weight, words))
+            files.append(_asked(lora, fetched, factor))
         if accelerator is not None:
             fetched = yield from self._fetched(accelerator)
             files.append(LoraFile(str(fetched.ref), fetched.sha256, fetched.path, 1.0, 1.0, accelerator=True))
@@ -72,3 +72,18 @@ class Gathering:
             fetching.close()
         self._held.enter_context(fetched.in_use)
         return fetched
+
+
+def _asked(lora: WeightedLora, fetched: FetchedLora, factor: float) -> LoraFile:
+    """The file with what was asked of it; words are read once, before the first step, so `start` decides on them."""
+    words = lora.weight if lora.text_encoder is None else lora.text_encoder
+    return LoraFile(
+        str(fetched.ref),
+        fetched.sha256,
+        fetched.path,
+        weight=0.0 if lora.muted else factor * lora.weight,
+        text_encoder=0.0 if lora.muted or lora.start > 0 else factor * words,
+        start=lora.start,
+        end=lora.end,
+        blocks=lora.blocks or {},
+    )

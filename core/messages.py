@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -13,7 +13,11 @@ from core.request import GenerationRequest
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA on this machine, ready to be parsed: its pinned ref, its file and what was asked of it."""
+    """A LoRA on this machine, ready to be parsed: its pinned ref, its file and what was asked of it.
+
+    `weight` is the denoiser's, in the steps from `start` to `end` (core/lora/schedule.py) and multiplied by what
+    `blocks` name (core/lora/blocks.py); `text_encoder` holds for the whole run.
+    """
 
     ref: str
     sha256: str
@@ -21,6 +25,9 @@ class LoraFile:
     weight: float
     text_encoder: float
     accelerator: bool = False
+    start: float = 0.0
+    end: float = 1.0
+    blocks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

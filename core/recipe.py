@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from core.base_models import BASE_MODELS
 from core.errors import BadRequest
+from core.lora.strength import factor_for
 from core.messages import Done, Job
 from core.request import GenerationRequest, request_from
 from lora_catalog.errors import CatalogError
@@ -210,6 +211,7 @@ def recipe_of(job: Job, done: Done) -> Recipe:
         images=request.images,
         loras=tuple(loras),
         allow_partial=request.allow_partial,
+        total_strength=request.total_strength,
         plan=Plan.model_validate(done.plan),
         libraries=_libraries(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -217,8 +219,10 @@ def recipe_of(job: Job, done: Done) -> Recipe:
 
 
 def a1111_text(recipe: Recipe) -> str:
-    """The `parameters` text that A1111 and its heirs read, LoRA hashes included."""
-    tags = "".join(f" <lora:{_name(lora.ref)}:{lora.weight:g}>" for lora in recipe.loras if not lora.muted)
+    """The `parameters` text that A1111 and its heirs read, LoRA hashes included, with the weights that counted."""
+    heard = [lora for lora in recipe.loras if not lora.muted]
+    factor = factor_for((lora.weight for lora in heard), recipe.total_strength)
+    tags = "".join(f" <lora:{_name(lora.ref)}:{factor * lora.weight:g}>" for lora in heard)
     lines = [recipe.prompt + tags]
     if recipe.negative_prompt:
         lines.append(f"Negative prompt: {recipe.negative_prompt}")
@@ -230,7 +234,7 @@ def a1111_text(recipe: Recipe) -> str:
         "Size": f"{recipe.width}x{recipe.height}",
         "Model": recipe.model.key,
     }
-    hashes = ", ".join(f"{_name(lora.ref)}: {lora.sha256[:12]}" for lora in recipe.loras if not lora.muted)
+    hashes = ", ".join(f"{_name(lora.ref)}: {lora.sha256[:12]}" for lora in heard)
     if hashes:
         fields["Lora hashes"] = f'"{hashes}"'
     fields["Version"] = recipe.app

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 
 from core.base_models import BASE_MODELS, BaseModel
 from core.errors import BadRequest
+from core.lora.blocks import fault_of
 from core.prompt import without_lora_tags
 from lora_catalog.errors import CatalogError
 from lora_catalog.reference import MAX_LETTERS, LoraRef
@@ -47,7 +48,8 @@ class _Frozen(Schema):
 
 
 class WeightedLora(_Frozen):
-    """One LoRA of a blend. `start` and `end` are shares of the steps; `text_encoder` None means `weight`."""
+    """One LoRA of a blend. `start` and `end` are shares of the steps (core/lora/schedule.py); `blocks` multiply
+    `weight` in blocks of the denoiser (core/lora/blocks.py); `text_encoder` None means `weight`."""
 
     ref: Annotated[str, Field(min_length=1, max_length=MAX_LETTERS)]
     weight: Annotated[Number, Field(ge=-5, le=5)] = 1.0
@@ -59,16 +61,14 @@ class WeightedLora(_Frozen):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
-    def _only_what_the_blend_can_do(self) -> Self:
+    def _names_a_lora_and_some_time(self) -> Self:
         if "://" not in self.ref:  # which addresses are the Hub's own, the catalogue knows
             try:
                 LoraRef.parse(self.ref)
             except CatalogError as error:
                 raise Unfit("ref", str(error)) from error
-        if (self.start, self.end) != (0.0, 1.0):
-            raise Unfit("start", "start and end must be 0 and 1: schedules over the steps are not available yet.")
-        if self.blocks:
-            raise Unfit("blocks", "blocks must be left out: weights per block are not available yet.")
+        if not self.start < self.end:
+            raise Unfit("start", f"start must be less than end, not {self.start:g} and {self.end:g}.")
         return self
 
 
@@ -76,6 +76,7 @@ class GenerationRequest(_Frozen):
     """A picture asked for, complete: no field is left to be decided later but a random seed (-1).
 
     Sizes are pixels; `guidance` 1 means none; pictures of one request have the seeds seed, seed + 1, ….
+    `total_strength` is what the weights of the LoRAs that are not muted sum to, None for as they are.
     """
 
     prompt: Text
@@ -90,6 +91,7 @@ class GenerationRequest(_Frozen):
     images: Annotated[Whole, Field(ge=1, le=8)] = 1
     sampler: str
     allow_partial: bool = False
+    total_strength: Annotated[Number, Field(gt=0, le=10)] | None = None
     consent: Consent = "none"
     visitor: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_-]*$")] = ""
 
@@ -118,6 +120,9 @@ class GenerationRequest(_Frozen):
         refs = [lora.ref for lora in self.loras]
         if len(set(refs)) < len(refs):
             raise Unfit("loras", "loras must name each LoRA once: one ref stands there twice.")
+        for number, lora in enumerate(self.loras):
+            if fault := fault_of(lora.blocks or {}, entry.family, entry.key):
+                raise Unfit(f"loras[{number}].blocks", f"loras[{number}].blocks {fault}.")
         return self
 
 
@@ -146,7 +151,6 @@ def _either(values: tuple[str, ...]) -> str:
 
 # Inputs of the contract that this version cannot honour: refused by name, never dropped.
 NOT_YET = {
-    "total_strength": "total_strength must be left out: blends are not normalised yet.",
     "image": "image must be left out: drawing over a picture is not available yet.",
     "mask": "mask must be left out: drawing over a picture is not available yet.",
     "strength": "strength must be left out: drawing over a picture is not available yet.",
@@ -231,6 +235,7 @@ def _in_words(error: ValidationError, entry: BaseModel) -> BadRequest:
         "tuple_type": "must be a list",
         "dict_type": "must be an object",
         "model_type": "must be an object with a ref and a weight",
+        "greater_than": f"must be {allowed.get(_tail(place), 'larger')}",
         "greater_than_equal": f"must be {allowed.get(_tail(place), 'larger')}",
         "less_than_equal": f"must be {allowed.get(_tail(place), 'smaller')}",
     }
@@ -258,4 +263,5 @@ _RANGES = {
     "text_encoder": "a number from -5 to 5",
     "start": "a number from 0 to 1",
     "end": "a number from 0 to 1",
+    "total_strength": "a number above 0, at most 10",
 }

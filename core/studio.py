@@ -6,8 +6,9 @@ import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.base_models import BASE_MODELS, BaseModel
 from core.errors import BadRequest, ModelUnavailable
@@ -20,6 +21,9 @@ from lora_catalog.preflight import Preflight
 from lora_catalog.reference import LoraRef
 from lora_catalog.search import SearchPage
 from lora_catalog.visitor import Visitor
+
+if TYPE_CHECKING:
+    from core.blends import Blends, SavedBlend
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,27 @@ class Studio:
         if entry.accelerator and self.catalog.ref(look.ref).same_lora(self.catalog.ref(entry.accelerator)):
             return look.model_copy(update={"fits": "no", "why_not": f"{entry.title} has this LoRA in it already."})
         return look
+
+    def inspect_blend(self, raw: dict[str, Any], visitor: Visitor) -> dict[str, Any]:
+        """How the LoRAs of a blend lie to each other and to the model; `raw` has `loras` and what decides on weights.
+
+        Raises BadRequest, LoraRefused, ModelUnavailable or a CatalogError.
+        """
+        return self._blends.inspect(request_from(raw | {"prompt": ""}, self.default_model), visitor)
+
+    def save_blend(self, raw: dict[str, Any], visitor: Visitor, folder: Path) -> SavedBlend:
+        """A blend as one LoRA in a file in `folder`, with `title`, `rank` (None: exact) and `precision` beside `raw`'s
+        blend. Raises as `inspect_blend` does."""
+        how = {name: raw.get(name) for name in ("rank", "title", "precision")}
+        blend = {name: value for name, value in raw.items() if name not in how}
+        request = request_from(blend | {"prompt": ""}, self.default_model)
+        return self._blends.save(request, **how, visitor=visitor, folder=folder)
+
+    @cached_property
+    def _blends(self) -> Blends:
+        from core.blends import Blends  # torch takes seconds to import: not before it is needed
+
+        return Blends(self.catalog)
 
     def keep_lora(self, file: object, visitor: Visitor) -> LoraRef:
         """Keeps an uploaded safetensors file under its own name. Raises BadRequest or a CatalogError."""

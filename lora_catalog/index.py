@@ -39,10 +39,9 @@ _NAME = "the index of LoRA cards"
 _PIECE = 5  # letters: shorter ones name too many cards, longer ones make the file larger
 _MOST_PIECES = 12  # of a query: more cost more than they rule out
 _BATCH = 200  # cards written at a time: other writers wait for one batch at most, about 0.1 s
-_CHECKED = 100  # candidates whose texts are read at a time
-# Of N cards of which n are candidates and e are looked at, in microseconds: to sort the candidates takes n, to try each
-# card against them n/5 + e·N/n/4, to read each card's text e·N/n·4. One overtakes another at n = √(these · e·N).
-_FEW, _MANY = 0.25, 5
+# Of N cards of which n are candidates and e are looked at, in microseconds: to sort the candidates takes 4·n, to try
+# all cards against them n/4 + e·N/n/10, to read the cards’ texts instead 3·e·N/n. One overtakes the next at √(…·e·N).
+_FEW, _MANY = 0.025, 12
 
 _COLUMNS: dict[Sort, str] = {"downloads": "downloads", "likes": "likes", "recent": "updated"}
 _TABLES = (
@@ -297,50 +296,28 @@ def _readable(bodies: Iterable[tuple[int, bytes]]) -> tuple[list[LoraCard], list
 
 
 def _page(db: sqlite3.Connection, wanted: Search, skip: int, limit: int) -> list[tuple[int, bytes]]:
-    held = db.execute("SELECT max(id) FROM cards").fetchone()[0] or 0  # or less: to count them would take longest
+    held = db.execute("SELECT max(id) FROM cards").fetchone()[0] or 0  # at most: to count them would take longest
     if skip >= held:
         return []
-    return _bodies(db, islice(_matching(db, wanted, skip + limit, held), skip, skip + limit))
-
-
-def _matching(db: sqlite3.Connection, wanted: Search, enough: int, held: int) -> Iterator[int]:
-    """The numbers of all cards that match, in order; in the way that finds the first `enough` of `held` soonest."""
     words = list(dict.fromkeys(wanted.query.casefold().split()))
+    column = _COLUMNS[wanted.sort]
     sought = _sought(words, wanted)
-    few, many = (min(held, isqrt(int(factor * enough * held))) for factor in (_FEW, _MANY))
+    few, many = (min(held, isqrt(int(factor * (skip + limit) * held))) for factor in (_FEW, _MANY))
     counted = "SELECT count(*) FROM (SELECT 1 FROM pieces WHERE pieces MATCH ? LIMIT ?)"
-    if not sought or (candidates := db.execute(counted, (sought, many + 1)).fetchone()[0]) > many:
-        return _walked(db, wanted, words)
-    column = _COLUMNS[wanted.sort]
-    way = "NOT INDEXED" if candidates <= few else f"INDEXED BY by_{column}"  # sorts them; tries each card in order
-    in_order = db.execute(
-        f"SELECT id FROM cards {way} WHERE id IN (SELECT rowid FROM pieces WHERE pieces MATCH ?)"
-        f" ORDER BY {column} DESC, ref",
-        (sought,),
-    )
-    return _holding(db, words, in_order)
-
-
-def _holding(db: sqlite3.Connection, words: Sequence[str], numbers: Iterator[tuple[int]]) -> Iterator[int]:
-    """Those whose texts hold every word; texts are read as far as numbers are taken."""
+    candidates = db.execute(counted, (sought, many + 1)).fetchone()[0] if sought else held
+    if candidates <= many and sought:
+        condition, values = "id IN (SELECT rowid FROM pieces WHERE pieces MATCH ?)", [sought]
+    else:
+        condition, values = _filters(wanted)
     holds, texts = _holds(words)
-    checked = f"SELECT id FROM bodies WHERE id IN (SELECT value FROM json_each(?)) AND {holds}"
-    while some := [number for (number,) in islice(numbers, _CHECKED)]:
-        holding = set(db.execute(checked, (json.dumps(some), *texts)))
-        yield from (number for number in some if (number,) in holding)
-
-
-def _walked(db: sqlite3.Connection, wanted: Search, words: Sequence[str]) -> Iterator[int]:
-    """Every card in order, where it passes; cards are read as far as numbers are taken."""
-    column = _COLUMNS[wanted.sort]
-    filters, values = _filters(wanted)
-    holds, texts = _holds(words)
-    cards = db.execute(
-        f"SELECT id FROM cards INDEXED BY by_{column} CROSS JOIN bodies USING (id) WHERE {filters} AND {holds}"
-        f" ORDER BY {column} DESC, ref",
-        (*values, *texts),
+    # Not indexed, the candidates are sorted; else SQLite goes through all cards in order, until it has enough.
+    way = "NOT INDEXED" if candidates <= few else f"INDEXED BY by_{column}"
+    numbers = db.execute(
+        f"SELECT id FROM cards {way} CROSS JOIN bodies USING (id) WHERE {condition} AND {holds}"
+        f" ORDER BY {column} DESC, ref LIMIT ? OFFSET ?",
+        (*values, *texts, limit, skip),
     )
-    return (number for (number,) in cards)
+    return _bodies(db, [number for (number,) in numbers])
 
 
 def _sought(words: Sequence[str], wanted: Search) -> str:

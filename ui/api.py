@@ -16,6 +16,7 @@ from core.studio import Generated, Studio
 from ui.messages import sentence_for
 from ui.pictures import early_look, gallery_items
 from ui.runs import Pace, Runs
+from ui.save_blend import saved_blend
 from ui.visitors import Visitors
 
 _TEXT = {"type": "string"}
@@ -35,10 +36,15 @@ _SEARCH: dict[str, Any] = {
     "query": _TEXT, "family": _TEXT, "sort": _TEXT, "licence": _TEXT, "nsfw": _FLAG, "limit": _WHOLE, "cursor": _TEXT,
     "visitor": _TEXT,
 }  # fmt: skip
+_BLEND: dict[str, Any] = {
+    "loras": {"type": "array", "items": _OBJECT}, "model": _TEXT, "total_strength": _NUMBER, "visitor": _TEXT,
+}  # fmt: skip
+_SAVE: dict[str, Any] = _BLEND | {"rank": _WHOLE, "title": _TEXT, "precision": _TEXT}
 _INSPECT: dict[str, Any] = {"ref": _TEXT, "model": _TEXT, "visitor": _TEXT}
 _UPLOAD: dict[str, Any] = {"file": _FILE, "model": _TEXT, "visitor": _TEXT}
 
 
+MOST_LOOKS = 32  # at once: some wait for the Hub, and those that need not must not wait for them
 Raw = dict[str, Any]
 
 
@@ -55,7 +61,13 @@ class Endpoints:
         _endpoint("generate", self.generate, _GENERATE, [self.pictures, recipe], concurrency_id="draw")
         _endpoint("models", self.models, {}, [gr.JSON(label="models", visible=False)])
         _endpoint("search_loras", self.search_loras, _SEARCH, [gr.JSON(label="page", visible=False)])
-        _endpoint("inspect_lora", self.inspect_lora, _INSPECT, [gr.JSON(label="preflight", visible=False)])
+        _endpoint(
+            "inspect_lora", self.inspect_lora, _INSPECT, [gr.JSON(label="preflight", visible=False)],
+            concurrency_limit=MOST_LOOKS,
+        )  # fmt: skip
+        _endpoint("inspect_blend", self.inspect_blend, _BLEND, [gr.JSON(label="blend", visible=False)])
+        saved = [gr.File(label="file", visible=False), gr.JSON(label="saved", visible=False)]
+        _endpoint("save_blend", self.save_blend, _SAVE, saved, concurrency_id="save", concurrency_limit=1)
         _endpoint("upload_lora", self.upload_lora, _UPLOAD, [gr.JSON(label="preflight", visible=False)])
 
     def generate(self, raw: Raw, request: gr.Request) -> Iterator[tuple[Any, Any]]:
@@ -92,6 +104,22 @@ class Endpoints:
         """What a LoRA is before anything of it is fetched but its header, and whether it fits `model`."""
         visitor = self.visitors.of(request, raw["visitor"])
         return self.studio.inspect_lora(raw["ref"], raw["model"], visitor).model_dump(mode="json")
+
+    def inspect_blend(self, raw: Raw, request: gr.Request) -> Raw:
+        """How the LoRAs of a blend lie to each other, each one's norm against the model's, and weights to begin with.
+
+        `conflict` is the cosine of two LoRAs' whole changes as weighted: 1 pulls the same way, -1 undoes the other.
+        """
+        return self.studio.inspect_blend(raw, self.visitors.of(request, raw.pop("visitor")))
+
+    def save_blend(self, raw: Raw, request: gr.Request) -> tuple[str, Raw]:
+        """A blend as one LoRA in diffusers' format, a safetensors file, and what of the blend it holds.
+
+        Left out, `rank` loses nothing: ranks add up. With it each layer is cut to that rank; `error` is the share of
+        the blend's change that is lost, of all layers and of the `worst`. `precision` is float16 or float32.
+        """
+        visitor = self.visitors.of(request, raw.pop("visitor"))
+        return saved_blend(self.studio, raw, visitor, self.pictures.GRADIO_CACHE)
 
     def upload_lora(self, raw: Raw, request: gr.Request) -> Raw:
         """Keeps a safetensors file of one's own as `local:FILE`, and tells of it as `/inspect_lora` does.

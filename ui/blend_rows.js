@@ -92,6 +92,7 @@ const rowOf = (row) => {
   else {
     if (row.caution && row.also === props.value.family) body.append(make("p", "caution", row.caution));
     if (row.triggers.length) body.append(wordsOf(row));
+    body.append(moreOf(row));
   }
   node.append(picture(row), body);
   return node;
@@ -115,6 +116,7 @@ const draw = () => {
   const focused = root.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
   const threads = make("div", "threads");
   threads.append(...picked.map(rowOf));
+  if (picked.length) threads.append(totalLine());
   const shelf = make("div", "shelf");
   shelf.setAttribute("role", "group");
   shelf.setAttribute("aria-label", "LoRAs for this model");

@@ -1,4 +1,4 @@
-"""Blend rows: the LoRAs to pick from, and those picked, each with weight, mute, trigger words and a way out."""
+"""Blend rows: the LoRAs to pick from, and those picked, each with its controls, trigger words and a way out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from core.base_models import BASE_MODELS, BaseModel
+from core.lora.blocks import blocks_of
 from lora_catalog.card import LoraCard
 from ui.previews import preview_address
 from ui.scripts import script
@@ -16,15 +17,16 @@ _ACCELERATORS = {entry.accelerator for entry in BASE_MODELS.values() if entry.ac
 
 
 def blend_rows(cards: Iterable[LoraCard], entry: BaseModel) -> gr.HTML:
-    """Its value: {model, title, family: the chosen model's; rows: what is picked, as `weave` of its script has it}.
+    """Its value: {model, title, family: the chosen model's; groups, single: its blocks' names and an example of more;
+    rows: what is picked, as `weave` of its script has it; total_strength: null or a number}.
 
     The template is constant and all texts enter as DOM text from the script: Gradio evaluates what a template renders
     as JavaScript, so a card's title must never pass through one. No subclass: Gradio writes a .pyi for each.
     """
     return gr.HTML(
-        value=_blend(entry, []),
+        value=_blend(entry, [], None),
         html_template='<div class="blend"></div>',
-        js_on_load=script("blend_rows"),
+        js_on_load=script("blend_controls", "blend_rows"),
         apply_default_css=False,
         elem_id="blend",
         cards=[shown(card) for card in cards if card.ref not in _ACCELERATORS],
@@ -36,7 +38,13 @@ def loras_in(value: Any) -> Any:
     rows = value.get("rows") if isinstance(value, dict) else value
     if not isinstance(rows, list):
         return rows
-    return [_lora(row) for row in rows if not (isinstance(row, dict) and row.get("why_not"))]
+    family = value.get("family") if isinstance(value, dict) else None
+    return [_lora(row, family) for row in rows if not (isinstance(row, dict) and row.get("why_not"))]
+
+
+def total_strength_in(value: Any) -> Any:
+    """What all weights are to sum to, None for as they are; odd values are left for the schema."""
+    return value.get("total_strength") if isinstance(value, dict) else None
 
 
 def refitted(value: Any, model: str) -> Any:
@@ -44,7 +52,7 @@ def refitted(value: Any, model: str) -> Any:
     entry = BASE_MODELS[model]
     rows = value.get("rows") if isinstance(value, dict) else None
     kept = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    return _blend(entry, [row | {"why_not": _why_not(row, entry)} for row in kept])
+    return _blend(entry, [row | {"why_not": _why_not(row, entry)} for row in kept], total_strength_in(value))
 
 
 def shown(card: LoraCard) -> dict[str, Any]:
@@ -52,8 +60,12 @@ def shown(card: LoraCard) -> dict[str, Any]:
     return card.model_dump(mode="json") | {"picture": preview_address(card.ref) if card.preview else None}
 
 
-def _blend(entry: BaseModel, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"model": entry.key, "title": entry.title, "family": entry.family, "rows": rows}
+def _blend(entry: BaseModel, rows: list[dict[str, Any]], total_strength: Any) -> dict[str, Any]:
+    blocks = blocks_of(entry.family)
+    return {
+        "model": entry.key, "title": entry.title, "family": entry.family, "groups": list(blocks.groups),
+        "single": blocks.example, "rows": rows, "total_strength": total_strength,
+    }  # fmt: skip
 
 
 def _why_not(row: dict[str, Any], entry: BaseModel) -> str | None:
@@ -63,7 +75,30 @@ def _why_not(row: dict[str, Any], entry: BaseModel) -> str | None:
     return f"Made for {row.get('family')}: left out while {entry.title} draws."
 
 
-def _lora(row: Any) -> Any:
+def _lora(row: Any, family: Any) -> Any:
     if not isinstance(row, dict):
         return row
-    return {"ref": row.get("ref"), "weight": row.get("weight"), "muted": row.get("muted", False)}
+    lora = {"ref": row.get("ref"), "weight": row.get("weight"), "muted": row.get("muted", False)}
+    more = {name: row.get(name) for name in ("text_encoder", "start", "end")} | {"blocks": _blocks(row, family)}
+    return lora | {name: value for name, value in more.items() if value is not None}
+
+
+def _blocks(row: dict[str, Any], family: Any) -> dict[str, Any] | None:
+    """What the row says of this family's blocks: the boxes of its groups, and over them what is written as text."""
+    of_families = row.get("blocks")
+    said = of_families.get(family) if isinstance(of_families, dict) else None
+    groups, single = (said.get("groups"), said.get("single")) if isinstance(said, dict) else (None, None)
+    named = {name: number for name, number in groups.items() if number is not None} if isinstance(groups, dict) else {}
+    for part in single.split(",") if isinstance(single, str) else ():
+        name, _, number = part.partition(":")
+        if part.strip():
+            named[name.strip()] = _number(number)
+    return named or None
+
+
+def _number(text: str) -> float | str:
+    """What is no number stays as it was written: the schema refuses it by its block's name."""
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -17,8 +17,10 @@ from ui.about import POCKET_LINE, about_html
 from ui.blend_rows import blend_rows, refitted
 from ui.form import Form, raw_request
 from ui.messages import sentence_for
+from ui.overlap import overlap
 from ui.pictures import gallery_items
 from ui.runs import Pace, Runs
+from ui.save_blend import SaveBlend
 from ui.visitors import Visitors
 from ui.words import PocketWords, examples_html, words_html
 
@@ -55,6 +57,8 @@ class CreateTab:
                 with self.words:
                     gr.HTML(words_html(words), apply_default_css=False)
                 loras = blend_rows(studio.catalog.bundled(), entry)
+                overlap(studio, visitors)
+                self.saving = SaveBlend(studio, visitors)
                 width, height, steps, guidance = _sliders(entry)
                 with gr.Row(elem_id="seed-row"):
                     seed = gr.Number(-1, label="Seed", info="-1 is a new one each time", precision=0, elem_id="seed")
@@ -68,6 +72,7 @@ class CreateTab:
         self.token = gr.Textbox(type="password", visible="hidden", elem_id="hub-token")
         self.form = Form(prompt, negative_prompt, model, loras, width, height, steps, guidance, seed, images)
         self._wire()
+        self.saving.wire(self.form, self.visitor, self.token)
 
     def _wire(self) -> None:
         self.generate.click(

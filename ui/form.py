@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from core.base_models import BASE_MODELS
-from ui.blend_rows import loras_in
+from ui.blend_rows import loras_in, total_strength_in
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ def raw_request(values: Mapping[str, Any]) -> dict[str, Any]:
     """The page's values as the API would get them: unchecked, with what the model cannot use left out."""
     raw = dict(values)
     raw["loras"] = loras_in(values.get("loras"))
+    raw["total_strength"] = total_strength_in(values.get("loras"))
     entry = BASE_MODELS.get(str(values.get("model")))
     if entry is not None and not entry.takes_negative_prompt:
         raw["negative_prompt"] = None  # its box is locked, but keeps what was written for other models

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from core.base_models import BASE_MODELS
+from core.lora.schedule import steps_on
 from core.recipe import Recipe, RecipeLora
 
 EMPTY = ""
@@ -21,14 +22,15 @@ def recipe_html(recipe: Recipe) -> str:
         "Seed": str(recipe.seed) if recipe.images == 1 else f"{recipe.seed} to {last}",
         "Size": f"{recipe.width} × {recipe.height}",
         "Steps": f"{recipe.steps}, guidance {recipe.guidance:g}, {recipe.sampler}",
+        "Total strength": "" if recipe.total_strength is None else f"{recipe.total_strength:g}",
         "Drawn on": f"{recipe.plan.device}, {recipe.plan.dtype}",
     }
     lines = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
-    loras = "".join(map(_lora_html, recipe.loras))
+    loras = "".join(_lora_html(lora, recipe.steps) for lora in recipe.loras)
     return f'<div class="recipe"><h2>Recipe</h2><dl>{lines}</dl>{f"<ul>{loras}</ul>" if loras else ""}</div>'
 
 
-def _lora_html(lora: RecipeLora) -> str:
+def _lora_html(lora: RecipeLora, steps: int) -> str:
     receipt = lora.receipt
     applied = "muted" if lora.muted else f"{receipt.applied} of {receipt.total} layers" if receipt else ""
     left_out = "".join(f"<li>{escape(layer)}: {escape(why)}</li>" for layer, why in receipt.skipped) if receipt else ""
@@ -36,6 +38,19 @@ def _lora_html(lora: RecipeLora) -> str:
     details = f"<details><summary>{count} left out</summary><ul>{left_out}</ul></details>" if left_out else ""
     return (
         f"<li><b>{escape(lora.ref.removeprefix('bundled:'))}</b> <span>× {lora.weight:g}</span> "
-        f'<span class="receipt">{applied}</span>'
+        f'<span class="receipt">{escape(", ".join([*_controls(lora, steps), applied]))}</span>'
         f"{details}</li>"
     )
+
+
+def _controls(lora: RecipeLora, steps: int) -> list[str]:
+    """What was asked beyond a weight, as phrases."""
+    said = []
+    if lora.text_encoder is not None:
+        said.append(f"text encoder {lora.text_encoder:g}")
+    on = steps_on(lora.start, lora.end, steps)
+    if len(on) < steps:
+        said.append(f"steps {on[0] + 1} to {on[-1] + 1} of {steps}" if on else f"in none of the {steps} steps")
+    if lora.blocks:
+        said.append("blocks " + ", ".join(f"{name}: {number:g}" for name, number in lora.blocks.items()))
+    return said

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Protocol
 
 import torch
+from transformers import CLIPTextModel
 
-from core.errors import LoraDoesNotFit
-from core.lora.parse import Factors, ParsedLora
+from core.errors import LoraDoesNotFit, LoraRefused
+from core.lora.changes import Change
+from core.lora.parse import ParsedLora
 from core.messages import Receipt
 
 MOST_OF_A_LORA = 0.9  # a LoRA of which less than this fits is refused unless asked for
 
 
 class WeightStore(Protocol):
-    """Named weights that can be rewritten and always be had back as they were."""
+    """Parameters that can be rewritten and always be had back as they were.
+
+    A layer's name, `component.path.to.module`, means its weight; with `.bias` behind it, its bias. Text encoders' paths
+    begin with `text_model` where published files' do, whatever transformers calls its modules.
+    """
 
     def shape(self, layer: str) -> tuple[int, ...] | None:
-        """The shape of a layer's weight; None if the model has no such layer."""
+        """The shape of a parameter; None if the model has none of this name."""
 
     def pristine(self, layer: str) -> torch.Tensor:
-        """The weight as it was loaded, in its storage dtype; kept from the first call on."""
+        """The parameter as it was loaded, in its storage dtype; kept from the first call on."""
 
     def write(self, layer: str, weight: torch.Tensor) -> None:
         """Replaces the live values, rounding once to the storage dtype."""
@@ -33,10 +40,11 @@ class ResidentWeights:
 
     def __init__(self, components: Mapping[str, torch.nn.Module]) -> None:
         self._live = {
-            f"{component}.{name}": module.weight
+            f"{component}.{_published(root)}{name}{suffix}": parameter
             for component, root in components.items()
             for name, module in root.named_modules()
-            if isinstance(getattr(module, "weight", None), torch.nn.Parameter)
+            for suffix, parameter in (("", getattr(module, "weight", None)), (".bias", getattr(module, "bias", None)))
+            if isinstance(parameter, torch.nn.Parameter)
         }
         self._pristine: dict[str, torch.Tensor] = {}
 
@@ -54,17 +62,32 @@ class ResidentWeights:
         self._live[layer].copy_(weight)
 
 
+def _published(root: torch.nn.Module) -> str:
+    """What stands before the names of a component's modules in published files: transformers 5 dropped it from
+    CLIPTextModel, and kept it in CLIPTextModelWithProjection."""
+    return "text_model." if isinstance(root, CLIPTextModel) and not hasattr(root, "text_model") else ""
+
+
 @dataclass(frozen=True)
 class Ingredient:
-    """One LoRA of a blend; text-encoder layers take `text_encoder`, all others `weight`."""
+    """One LoRA of a blend; text-encoder layers take `text_encoder`, all others `weight`, multiplied by the number that
+    `blocks` gives their block (core/lora/blocks.py)."""
 
     lora: ParsedLora
     name: str
     weight: float
     text_encoder: float
+    blocks: Mapping[str, float] = field(default_factory=dict)
 
     def weight_of(self, layer: str) -> float:
-        return self.text_encoder if layer.startswith("text_encoder") else self.weight
+        if _reads_words(layer):
+            return self.text_encoder
+        _, block, number, *_ = f"{layer}..".split(".")
+        return self.weight * self.blocks.get(f"{block}.{number}", self.blocks.get(block, 1.0))
+
+
+def _reads_words(layer: str) -> bool:
+    return layer.startswith("text_encoder")
 
 
 _Share = tuple[str, float]  # sha256 of a LoRA, its weight: what a layer's values are a function of
@@ -80,57 +103,51 @@ class Blender:
     def apply(self, blend: Sequence[Ingredient], *, allow_partial: bool = False) -> tuple[Receipt, ...]:
         """Writes the blend and says what of each LoRA was applied, in the order given.
 
-        Raises LoraDoesNotFit before anything is touched; if writing itself fails, every layer is pristine again.
+        Raises LoraDoesNotFit before anything is touched, and LoraRefused if the blend takes a weight beyond what its
+        storage type holds; then, and if writing itself fails, every layer is pristine again.
         """
-        receipts = tuple(self._receipt(part, allow_partial) for part in blend)
-        # Summed in the order of their hashes, so that the order of the rows never changes a bit.
-        ordered = sorted(blend, key=lambda part: (part.lora.sha256, part.weight))
-        wanted: dict[str, list[tuple[_Share, Factors]]] = {}
-        for part in ordered:
-            for layer, factors in part.lora.layers.items():
+        misfits = [self._misfits(part.lora) for part in blend]
+        receipts = tuple(_receipt(part, left_out, allow_partial) for part, left_out in zip(blend, misfits, strict=True))
+        wanted: dict[str, list[tuple[_Share, Change]]] = {}
+        for part, left_out in zip(blend, misfits, strict=True):
+            for layer, change in part.lora.layers.items():
                 weight = part.weight_of(layer)
-                if weight != 0 and self._store.shape(layer) == factors.shape:
-                    wanted.setdefault(layer, []).append(((part.lora.sha256, weight), factors))
+                if weight != 0 and layer not in left_out:
+                    wanted.setdefault(layer, []).append(((part.lora.sha256, weight), change))
         try:
             for layer in [layer for layer in self._applied if layer not in wanted]:
                 self._store.write(layer, self._store.pristine(layer))
                 del self._applied[layer]
+            filled = _Filled()
             for layer, shares in wanted.items():
-                self._rewrite(layer, shares)
+                # Summed in the order of their hashes, so that the order of the rows never changes a bit.
+                self._rewrite(layer, sorted(shares, key=itemgetter(0)), filled)
+            filled.check()
         except BaseException:
             self._reset()
             raise
         return receipts
 
-    def _receipt(self, part: Ingredient, allow_partial: bool) -> Receipt:
-        skipped = list(part.lora.skipped)
-        applied = 0
-        for layer, factors in part.lora.layers.items():
+    def _misfits(self, lora: ParsedLora) -> dict[str, str]:
+        """The parameters that the model lacks or has in another shape, and why they are left out."""
+        misfits = {}
+        for layer, change in lora.layers.items():
             shape = self._store.shape(layer)
-            if shape == factors.shape:
-                applied += 1
-            elif shape is None:
-                skipped.append((layer, "this model has no such layer"))
-            else:
-                skipped.append((layer, f"its shape is {factors.shape}, the model's is {shape}"))
-        total = applied + len(skipped)
-        if applied == 0:
-            raise LoraDoesNotFit(f"{part.name} does not fit this model: none of its {total} layers match.")
-        if applied < MOST_OF_A_LORA * total and not allow_partial:
-            raise LoraDoesNotFit(
-                f"Only {applied} of {total} layers of {part.name} fit this model: "
-                "allow partial LoRAs to use it all the same."
-            )
-        return Receipt(applied, total, tuple(skipped))
+            if shape is None:
+                misfits[layer] = "this model has no such layer"
+            elif not change.fits(shape):
+                misfits[layer] = f"its shape is {change.shape}, the model's is {shape}"
+        return misfits
 
-    def _rewrite(self, layer: str, shares: list[tuple[_Share, Factors]]) -> None:
+    def _rewrite(self, layer: str, shares: list[tuple[_Share, Change]], filled: _Filled) -> None:
         key = tuple(share for share, _ in shares)
         if self._applied.get(layer) == key:
             return
         pristine = self._store.pristine(layer)
-        weight = pristine.float()
-        for (_, amount), factors in shares:
-            weight = weight + amount * factors.delta().to(weight.device)
+        weight = pristine.to(torch.float32, copy=True)
+        for (_, amount), change in shares:
+            weight.add_(change.delta(pristine).reshape(weight.shape), alpha=amount)
+        filled.add(weight, pristine.dtype)
         self._applied[layer] = ()  # half-written until the line below is done
         self._store.write(layer, weight)
         self._applied[layer] = key
@@ -139,3 +156,40 @@ class Blender:
         for layer in self._applied:
             self._store.write(layer, self._store.pristine(layer))
         self._applied.clear()
+
+
+def _receipt(part: Ingredient, misfits: Mapping[str, str], allow_partial: bool) -> Receipt:
+    """By the file's own layers: one counts as applied if any parameter that it stands for is changed."""
+    lora = part.lora
+    applied = {lora.origins[layer]: _reads_words(layer) for layer in lora.layers if layer not in misfits}
+    left_out = dict(lora.skipped)
+    for layer, why in misfits.items():
+        origin = lora.origins[layer]
+        left_out.setdefault(layer if origin in applied else origin, why)
+    total = len(applied) + len(left_out)
+    if not applied:
+        raise LoraDoesNotFit(f"{part.name} does not fit this model: none of its {total} layers match.")
+    if len(applied) < MOST_OF_A_LORA * total and not allow_partial:
+        raise LoraDoesNotFit(
+            f"Only {len(applied)} of {total} layers of {part.name} fit this model: "
+            "allow partial LoRAs to use it all the same."
+        )
+    return Receipt(len(applied), total, tuple(left_out.items()), text_encoder=sum(applied.values()))
+
+
+class _Filled:
+    """How much of their storage types' range the weights of a blend take, asked of each device only once: to wait for a
+    GPU after every layer would cost more than the blend."""
+
+    def __init__(self) -> None:
+        self._most: dict[torch.device, torch.Tensor] = {}
+
+    def add(self, weight: torch.Tensor, dtype: torch.dtype) -> None:
+        low, high = weight.aminmax()
+        share = torch.maximum(-low, high) / torch.finfo(dtype).max
+        self._most[weight.device] = torch.maximum(share, self._most.get(weight.device, share))
+
+    def check(self) -> None:
+        # what is not a number is not at most 1 either
+        if not all(float(most) <= 1 for most in self._most.values()):
+            raise LoraRefused("This blend takes the model's values beyond all bounds: lower the weights of its LoRAs.")

@@ -216,7 +216,7 @@ class HubSource:
             return facts
         except NotShown:
             if token is None:
-                self._forget(repo)
+                self._forget(repo, card=True)
             raise
         self._keep(key, facts, FACTS_FRESH)
         self._remember(facts, revision)
@@ -232,7 +232,7 @@ class HubSource:
     def _remember(self, facts: RepoFacts, revision: str | None) -> None:
         """Keeps on disk what anyone may see, for when the Hub is down; of a repo that was closed, nothing."""
         if not facts.open_to_all:
-            self._forget(facts.repo)
+            self._forget(facts.repo, card=facts.private)
             return
         value = facts.model_dump(mode="json")
         kept = self._kept_facts(facts.repo) | {revision or "": value, facts.commit: value}
@@ -247,10 +247,11 @@ class HubSource:
             kept = None
         return kept.value if kept is not None and isinstance(kept.value, dict) else {}
 
-    def _forget(self, repo: str) -> None:
-        """Drops the card and all that was kept of a repo that nobody in particular is shown."""
+    def _forget(self, repo: str, card: bool) -> None:
+        """Drops all that was kept of a repo that not everyone may read, and its card if not everyone may see it."""
         with suppress(NoRoom):
-            self._index.forget(str(LoraRef("hub", repo)))
+            if card:
+                self._index.forget(str(LoraRef("hub", repo)))
             self._index.remember(self._facts_key(repo), {}, self._clock())
 
     def _facts_key(self, repo: str) -> str:

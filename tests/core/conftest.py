@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 import core.base_models
 import core.loading
 from core.base_models import BASE_MODELS, BaseModel
+from core.lora.parse import ParsedLora, parse_lora
+from lora_catalog.card import Family
 from training.pocket import models
 from training.pocket.text import text_encoder, train_tokenizer
 
@@ -68,3 +70,12 @@ def write_lora(path: Path, layers: Mapping[str, tuple[int, ...]], rank: int = 4,
         ) * 0.2  # fmt: skip
     save_file(tensors, path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def parsed(
+    folder: Path, tensors: Mapping[str, torch.Tensor], family: Family, metadata: dict[str, str] | None = None
+) -> ParsedLora:
+    """A LoRA of these tensors, written to disk and read again."""
+    file = folder / "lora.safetensors"
+    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, file, metadata)
+    return parse_lora(file, hashlib.sha256(file.read_bytes()).hexdigest(), "the LoRA", family)

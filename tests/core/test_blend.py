@@ -11,12 +11,14 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from peft import LoraConfig
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
-from core.errors import LoraDoesNotFit, LoraFileBroken
+from core.errors import LoraDoesNotFit, LoraRefused
 from core.lora.blend import Blender, Ingredient, ResidentWeights
+from core.lora.changes import LowRank
 from core.lora.parse import ParsedLora, parse_lora
-from tests.core.conftest import write_lora
+from tests.core.conftest import parsed, write_lora
 
 TO_Q = "transformer.transformer_blocks.0.attn.to_q"
 TO_K = "transformer.transformer_blocks.1.attn.add_k_proj"
@@ -42,11 +44,11 @@ def checksum(model: torch.nn.Module) -> str:
 
 def lora(path: Path, seed: int = 0, layers: Mapping[str, tuple[int, ...]] = LAYERS) -> ParsedLora:
     file = path / f"{seed}.safetensors"
-    return parse_lora(file, write_lora(file, layers, seed=seed), f"lora {seed}")
+    return parse_lora(file, write_lora(file, layers, seed=seed), f"lora {seed}", "sd3-medium")
 
 
-def part(parsed: ParsedLora, weight: float, text_encoder: float = 0.0) -> Ingredient:
-    return Ingredient(parsed, "the LoRA", weight, text_encoder)
+def part(read: ParsedLora, weight: float, text_encoder: float = 0.0) -> Ingredient:
+    return Ingredient(read, "the LoRA", weight, text_encoder)
 
 
 @pytest.fixture
@@ -61,8 +63,9 @@ def test_the_merged_weight_is_the_fp32_sum_rounded_once(
     first, second = lora(tmp_path, 1), lora(tmp_path, 2)
     blender.apply([part(first, 0.7), part(second, -1.3)])
     exact = before.double()
-    for parsed, weight in ((first, 0.7), (second, -1.3)):
-        factors = parsed.layers[TO_Q]
+    for read, weight in ((first, 0.7), (second, -1.3)):
+        factors = read.layers[TO_Q]
+        assert isinstance(factors, LowRank)
         exact += weight * (factors.up.double() @ factors.down.double())
     merged = transformer.transformer_blocks[0].attn.to_q.weight
     assert (merged.double() - exact).abs().max() <= (exact.abs().max() * 2**-11) * 1.01
@@ -156,14 +159,34 @@ def test_a_write_that_fails_leaves_every_layer_pristine(transformer: SD3Transfor
     assert checksum(transformer) != before
 
 
-def test_text_encoder_layers_take_their_own_weight(tmp_path: Path) -> None:
-    encoder, backbone = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
-    roots = {"text_encoder": torch.nn.ModuleDict({"fc": encoder}), "unet": torch.nn.ModuleDict({"fc": backbone})}
-    before = encoder.weight.clone(), backbone.weight.clone()
-    parsed = lora(tmp_path, 5, {"text_encoder.fc": (4, 4), "unet.fc": (4, 4)})
-    Blender(ResidentWeights(roots)).apply([part(parsed, 1.0, text_encoder=0.0)])
-    assert torch.equal(encoder.weight, before[0])
-    assert not torch.equal(backbone.weight, before[1])
+def test_a_blend_beyond_the_storage_type_is_refused_and_leaves_every_layer_pristine(
+    transformer: SD3Transformer2DModel, blender: Blender, tmp_path: Path
+) -> None:
+    before = checksum(transformer)
+    ones = {f"{TO_K}.lora_A.weight": torch.ones(1, 32), f"{TO_K}.lora_B.weight": torch.full((32, 1), 50_000.0)}
+    huge = parsed(tmp_path, ones, "sd3-medium")
+    with pytest.raises(LoraRefused, match="lower the weights"):
+        blender.apply([part(lora(tmp_path), 1.0), part(huge, 2.0)])
+    assert checksum(transformer) == before
+    blender.apply([part(huge, 0.5)])
+    assert checksum(transformer) != before
+
+
+def test_text_encoder_layers_take_their_own_weight_and_their_share_is_said(
+    transformer: SD3Transformer2DModel, tmp_path: Path
+) -> None:
+    encoder = CLIPTextModel(CLIPTextConfig(hidden_size=8, intermediate_size=32, num_hidden_layers=2, vocab_size=10))
+    fc1 = "text_encoder.text_model.encoder.layers.{}.mlp.fc1"
+    read = lora(tmp_path, 5, {fc1.format(0): (32, 8), fc1.format(1): (32, 8), TO_Q: (32, 32)})
+    blender = Blender(ResidentWeights({"text_encoder": encoder, "transformer": transformer}))
+    before = checksum(encoder), checksum(transformer)
+    (receipt,) = blender.apply([part(read, 1.0, text_encoder=0.0)])
+    assert (receipt.applied, receipt.total, receipt.text_encoder) == (3, 3, 2)
+    assert checksum(encoder) == before[0]
+    assert checksum(transformer) != before[1]
+    blender.apply([part(read, 0.0, text_encoder=1.0)])
+    assert checksum(encoder) != before[0]
+    assert checksum(transformer) == before[1]
 
 
 def test_linear_and_convolution_layers_draw_as_peft_does(tmp_path: Path) -> None:
@@ -187,45 +210,8 @@ def test_linear_and_convolution_layers_draw_as_peft_does(tmp_path: Path) -> None
     save_file({f"unet.{k}": v.contiguous() for k, v in state.items()}, file, metadata)
     plain = UNet2DConditionModel(**shape).eval()
     plain.load_state_dict(pristine)
-    (receipt,) = Blender(ResidentWeights({"unet": plain})).apply([part(parse_lora(file, "0" * 64, "it"), 1.0)])
+    read = parse_lora(file, "0" * 64, "it", "pocket-sdxl")
+    (receipt,) = Blender(ResidentWeights({"unet": plain})).apply([part(read, 1.0)])
     assert receipt.applied == len(state) // 2 > 4
     with torch.no_grad():
         assert torch.allclose(plain(x, 10, words).sample, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda t: t.pop(f"{TO_Q}.lora_B.weight"), "only one half"),
-        (lambda t: t.update({f"{TO_Q}.lora_B.weight": torch.zeros(32, 5)}), "do not belong together"),
-        (lambda t: t.update({f"{TO_Q}.lora_A.weight": torch.full((4, 32), float("nan"))}), "not finite"),
-        (lambda t: t.update({f"{TO_Q}.lora_A.weight": torch.zeros(0, 32), f"{TO_Q}.lora_B.weight": torch.zeros(32, 0)}),
-         "has rank 0"),
-        (lambda t: t.update({f"{TO_Q}.alpha": torch.tensor(float("inf"))}), "alpha"),
-    ],
-)  # fmt: skip
-def test_a_broken_file_is_refused_with_the_reason(tmp_path: Path, change: object, words: str) -> None:
-    file = tmp_path / "broken.safetensors"
-    write_lora(file, LAYERS)
-    tensors = load_file(file)
-    change(tensors)  # type: ignore[operator]
-    save_file(tensors, file)
-    with pytest.raises(LoraFileBroken, match=words):
-        parse_lora(file, "0" * 64, "bundled:broken")
-
-
-def test_a_torn_file_is_refused_without_its_path(tmp_path: Path) -> None:
-    file = tmp_path / "torn.safetensors"
-    write_lora(file, LAYERS)
-    file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(LoraFileBroken) as caught:
-        parse_lora(file, "0" * 64, "bundled:torn")
-    assert str(tmp_path) not in str(caught.value)
-
-
-def test_alpha_scales_the_effect(tmp_path: Path) -> None:
-    file = tmp_path / "alpha.safetensors"
-    write_lora(file, LAYERS, rank=4)
-    plain = parse_lora(file, "0" * 64, "it").layers[TO_Q].delta()
-    save_file(load_file(file) | {f"{TO_Q}.alpha": torch.tensor(2.0)}, file)
-    assert torch.allclose(parse_lora(file, "0" * 64, "it").layers[TO_Q].delta(), plain * 0.5)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from core.errors import BadRequest, Cancelled, LoraDoesNotFit, LoraRefused
-from core.messages import Progress
+from core.messages import LoraFile, Progress
+from core.recipe import a1111_text
 from core.studio import Generated, Studio
 from lora_catalog.catalog import Catalog
 from lora_catalog.errors import BadRef
@@ -114,3 +115,54 @@ def test_a_foreign_address_is_refused_by_the_catalogue(hub: EmulatedHub, studio:
         with pytest.raises(BadRef):
             run(studio, address)
     assert hub.requests == []
+
+
+def asked(studio: Studio, loras: list[dict[str, Any]], **fields: Any) -> list[LoraFile]:
+    """What the engine was asked for."""
+    run(studio, loras=loras, **fields)
+    return list(studio.engine.jobs[-1].loras)  # type: ignore[attr-defined]
+
+
+def test_controls_reach_the_engine_and_words_are_read_only_from_the_start(hub: EmulatedHub, studio: Studio) -> None:
+    add(hub, "weaver/neon", SD3)
+    neon = {"ref": "weaver/neon", "weight": 0.5, "text_encoder": 0.25, "end": 0.5, "blocks": {"0-3": 0}}
+    (early,) = asked(studio, [neon])
+    assert (early.weight, early.text_encoder, early.start, early.end) == (0.5, 0.25, 0.0, 0.5)
+    assert early.blocks == {"0-3": 0.0}
+    (late,) = asked(studio, [neon | {"start": 0.1}])
+    assert (late.weight, late.text_encoder, late.start) == (0.5, 0.0, 0.1)
+    (whole,) = asked(studio, [{"ref": "weaver/neon", "weight": 0.5}])
+    assert (whole.text_encoder, whole.start, whole.end, whole.blocks) == (0.5, 0.0, 1.0, {})
+
+
+def test_total_strength_scales_all_that_is_heard_and_the_recipe_keeps_what_was_asked(
+    hub: EmulatedHub, studio: Studio
+) -> None:
+    for number, name in enumerate(("one", "two", "mute")):
+        add(hub, f"weaver/{name}", SD3, rank=number + 1)
+    rows: list[dict[str, Any]] = [
+        {"ref": "weaver/one", "weight": 3, "text_encoder": 1},
+        {"ref": "weaver/two", "weight": -1},
+        {"ref": "weaver/mute", "weight": 5, "muted": True},
+    ]
+    files = asked(studio, rows, total_strength=2)
+    assert [(file.weight, file.text_encoder) for file in files] == [(1.5, 0.5), (-0.5, -0.5), (0, 0)]
+    recipe = run(studio, loras=rows, total_strength=2)[-1].recipe
+    assert (recipe.total_strength, [lora.weight for lora in recipe.loras]) == (2.0, [3.0, -1.0, 5.0])
+    assert "<lora:lora:1.5> <lora:lora:-0.5>" in a1111_text(recipe)
+    again = run(studio, prompt=None, seed=None, loras=None, recipe=recipe.as_json())[-1]
+    assert again.recipe.model_copy(update={"created_at": ""}) == recipe.model_copy(update={"created_at": ""})
+    assert [file.weight for file in studio.engine.jobs[-1].loras] == [1.5, -0.5, 0]  # type: ignore[attr-defined]
+    assert [file.weight for file in asked(studio, rows)] == [3.0, -1.0, 0.0]
+
+
+def test_nothing_is_scaled_where_nothing_counts(hub: EmulatedHub, studio: Studio) -> None:
+    add(hub, "weaver/neon", SD3)
+    (silent,) = asked(studio, [{"ref": "weaver/neon", "weight": 0}], total_strength=2)
+    assert silent.weight == 0
+
+
+def test_sd_nexts_address_of_a_hub_lora_is_read(hub: EmulatedHub, studio: Studio) -> None:
+    sha = add(hub, "weaver/neon", SD3)
+    recipe = run(studio, prompt="a cat <lora:/huggingface.co/weaver/neon:0.8>")[-1].recipe
+    assert (recipe.loras[0].ref, recipe.loras[0].weight) == (f"weaver/neon@{sha}:lora.safetensors", 0.8)

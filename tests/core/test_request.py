@@ -73,12 +73,28 @@ def test_null_means_the_models_own_default() -> None:
         ({"loras": [LORA | {"weight": 6}]}, "loras[0].weight", "from -5 to 5"),
         ({"loras": [LORA | {"weight": float("nan")}]}, "loras[0].weight", "from -5 to 5"),
         ({"loras": [LORA | {"wieght": 1}]}, "loras[0].wieght", "not an input"),
-        ({"loras": [LORA | {"start": 0.5}]}, "loras[0].start", "not available yet"),
-        ({"loras": [LORA | {"blocks": {"in": 1}}]}, "loras[0].blocks", "not available yet"),
+        ({"loras": [LORA | {"start": 0.5, "end": 0.5}]}, "loras[0].start", "less than end, not 0.5 and 0.5"),
+        ({"loras": [LORA | {"start": 1}]}, "loras[0].start", "less than end"),
+        ({"loras": [LORA | {"end": 1.5}]}, "loras[0].end", "from 0 to 1"),
+        ({"loras": [LORA | {"blocks": {"in": 1}}]}, "loras[0].blocks", "must name 0 to 5 or ranges such as 0-1 for"),
+        ({"loras": [LORA | {"blocks": {"6": 1}}]}, "loras[0].blocks", "not “6”"),
+        ({"loras": [LORA | {"blocks": {"5-4": 1}}]}, "loras[0].blocks", "not “5-4”"),
+        ({"loras": [LORA | {"blocks": {"0": 5.5}}]}, "loras[0].blocks", "numbers from -5 to 5"),
+        ({"loras": [LORA | {"blocks": {"0": "half"}}]}, "loras[0].blocks.0", "must be a number"),
+        ({"loras": [LORA | {"blocks": {"0-2": 1, "2-4": 0}}]}, "loras[0].blocks", "“0-2” and “2-4” overlap"),
+        ({"loras": [LORA | {"blocks": [0.5]}]}, "loras[0].blocks", "must be an object"),
+        ({"model": "sdxl", "loras": [LORA, {"ref": "a/b", "blocks": {"0": 1}}]}, "loras[1].blocks",
+         "must name in, mid, out, in.0 to in.2 or out.0 to out.2 for sdxl, not “0”"),
+        ({"prompt": "a cat <lora:a/b:1 in=0>"}, "loras[0].blocks", "not “in”"),
+        ({"prompt": "a cat <lora:a/b:1 dyn=8>"}, "prompt", "te, unet, in, mid and out"),
+        ({"prompt": "a cat <lora:a/b te=much>"}, "prompt", "as a number"),
+        ({"prompt": "a cat <lora:a/b te=1 te=0>"}, "prompt", "each once"),
         ({"loras": [{"ref": "../../etc/passwd"}]}, "loras[0].ref", "loras[0]"),
         ({"loras": [LORA, LORA]}, "loras", "once"),
         ({"loras": [LORA] * 17}, "loras", "at most 16"),
-        ({"total_strength": 1}, "total_strength", "not normalised yet"),
+        ({"total_strength": 0}, "total_strength", "above 0, at most 10"),
+        ({"total_strength": 10.5}, "total_strength", "above 0, at most 10"),
+        ({"total_strength": "1"}, "total_strength", "above 0, at most 10"),
         ({"image": "x"}, "image", "not available yet"),
         ({"colour": "red"}, "colour", "not an input"),
     ],
@@ -95,7 +111,7 @@ def test_what_it_cannot_be_is_said_in_one_sentence(fields: dict[str, Any], field
 
 @given(
     st.dictionaries(
-        st.sampled_from([*GenerationRequest.model_fields, "image", "total_strength", "x"]),
+        st.sampled_from([*GenerationRequest.model_fields, "image", "x"]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
             lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
@@ -135,3 +151,29 @@ def test_tags_leave_the_prompt_and_join_the_blend() -> None:
 def test_the_last_number_of_a_tag_is_its_weight(tag: str, ref: str, weight: float) -> None:
     lora = ask(prompt=f"a cat {tag}").loras[0]
     assert (lora.ref, lora.weight) == (ref, weight)
+
+
+@pytest.mark.parametrize(
+    ("tag", "fields"),
+    [
+        ("<lora:a/b:0.5 te=0.2>", {"weight": 0.5, "text_encoder": 0.2}),
+        ("<lora:a/b:0.5 unet=0.2>", {"weight": 0.2, "text_encoder": 0.5}),
+        ("<lora:a/b te=0 unet=-1>", {"weight": -1.0, "text_encoder": 0.0}),
+        ("<lora:a/b:0.5:te=0.2:unet=.9>", {"weight": 0.9, "text_encoder": 0.2}),
+        ("<lora:a/b:2 in=0 mid=0.5 out=1>", {"weight": 2.0, "blocks": {"in": 0.0, "mid": 0.5, "out": 1.0}}),
+        ("<lora:a/b:c te=1.safetensors:0.5>", {"ref": "a/b:c te=1.safetensors", "weight": 0.5}),
+        ("<lora:/huggingface.co/user/repo:0.8>", {"ref": "https://huggingface.co/user/repo", "weight": 0.8}),
+    ],
+)
+def test_a_tag_names_the_parts_of_the_model_as_sd_next_does(tag: str, fields: dict[str, Any]) -> None:
+    request = ask(prompt=f"a cat {tag}, sitting", model="pocket-sdxl")
+    assert request.prompt == "a cat, sitting"
+    assert request.loras == ask(loras=[{"ref": "a/b"} | fields], model="pocket-sdxl").loras
+
+
+@given(st.text("<lora:a/b =.01teinmidout", max_size=40))
+def test_any_tag_is_a_lora_or_one_sentence(body: str) -> None:
+    try:
+        ask(prompt=f"a cat <lora:{body}>")
+    except BadRequest as error:
+        assert "\n" not in str(error)

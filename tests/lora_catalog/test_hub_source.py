@@ -398,12 +398,13 @@ def test_a_file_above_the_cap_is_refused_before_its_first_byte(hub: EmulatedHub,
 
 def test_a_gated_file_is_served_only_to_whom_the_hub_accepts(hub: EmulatedHub, catalog: Catalog) -> None:
     add(hub, gated="manual", readers=[ANN.token])
+    refs(catalog)
     assert drained(catalog.fetch("weaver/neon", ANN)).path.is_file()  # and lies in the store from now on
     for stranger in (ANYONE, BOB):
         for ask in (catalog.inspect, lambda ref, **who: drained(catalog.fetch(ref, **who))):
             with pytest.raises(Gated):
                 ask("weaver/neon", visitor=stranger)
-    (card,) = catalog.search().cards
+    (card,) = catalog.search().cards  # everyone sees that it is there
     assert card.gated
 
 

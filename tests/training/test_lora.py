@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from core.lora.blend import Blender, Ingredient, ResidentWeights
 from core.lora.parse import parse_lora
+from lora_catalog.card import Family
 from tests.training.conftest import Build, latents, same, state_of
 from training.folder import CaptionedFolder
 from training.loop import Settings
@@ -32,7 +33,8 @@ def trained(pipeline: Any, folder: CaptionedFolder, root: Path, targets: Sequenc
 
 def blended(pipeline: Any, file: Path) -> Blender:
     part = part_name(pipeline)
-    lora = parse_lora(file, hashlib.sha256(file.read_bytes()).hexdigest(), "style")
+    family: Family = "pocket-sd3" if part == "transformer" else "pocket-sdxl"
+    lora = parse_lora(file, hashlib.sha256(file.read_bytes()).hexdigest(), "style", family)
     blender = Blender(ResidentWeights({part: getattr(pipeline, part)}))
     (receipt,) = blender.apply([Ingredient(lora, "style", 1.0, 1.0)])
     assert receipt.applied == receipt.total > 10

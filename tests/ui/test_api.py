@@ -116,7 +116,9 @@ REFUSED = [
     ({"prompt": "x", "allow_partial": "perhaps"}, "allow_partial", "true or false"),
     ({"prompt": "x", "consent": "maybe"}, "consent", "picture"),
     ({"prompt": "x", "visitor": "../etc"}, "visitor", "characters"),
-    ({"prompt": "x", "total_strength": 1}, "total_strength", "left out"),
+    ({"prompt": "x", "total_strength": 11}, "total_strength", "at most 10"),
+    ({"prompt": "x", "loras": [{"ref": "bundled:pixel", "start": 0.6, "end": 0.4}]}, "loras[0]", "less than end"),
+    ({"prompt": "x", "loras": [{"ref": "bundled:pixel", "blocks": {"mid": 1}}]}, "loras[0].blocks", "0 to 5"),
     ({"prompt": "x", "strength": 0.5}, "strength", "left out"),
     ({"prompt": "x", "image": {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}}, "image", "uploaded"),
     ({"prompt": "x", "image": {"path": "/etc/passwd"}}, "image", "uploaded"),
@@ -198,6 +200,6 @@ def test_a_wrong_search_field_is_named(client: Client) -> None:
 def test_strangers_see_the_endpoints_and_no_event_of_the_page(client: Client) -> None:
     shown = client.view_api(return_format="dict", print_info=False)
     assert set(shown["named_endpoints"]) == {
-        "/generate", "/models", "/search_loras", "/inspect_lora", "/upload_lora",
+        "/generate", "/models", "/search_loras", "/inspect_lora", "/inspect_blend", "/save_blend", "/upload_lora",
     }  # fmt: skip
     assert shown["unnamed_endpoints"] == {}

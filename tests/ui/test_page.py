@@ -134,6 +134,54 @@ def test_a_weight_out_of_range_is_refused_in_words(visit: Visit) -> None:
     expect(page.locator("#generate")).to_be_visible()
 
 
+def test_a_rows_other_controls_are_behind_more_and_the_recipe_tells_them(visit: Visit, engine: FakeEngine) -> None:
+    page = visit()
+    page.locator("#blend .card", has_text="Pixel").click()
+    more = page.locator(".thread summary")
+    expect(more).to_have_text("More")
+    expect(page.locator(".thread .field")).to_have_count(0)
+    more.click()
+    for label, value in (
+        ("Text encoder weight of Pixel", "0.5"), ("Start of Pixel", "0.25"), ("End of Pixel", "0.5"),
+        ("Blocks 0-1 of Pixel", "0"), ("Single blocks of Pixel", "5: 2"),
+    ):  # fmt: skip
+        page.get_by_label(label).fill(value)
+    expect(more).to_have_text("More · text 0.5 · steps 0.25 to 0.5 · 0-1: 0, 5: 2")
+    page.get_by_label("Keep total strength").check()
+    page.get_by_label("Total strength: what").fill("1.6")
+    page.locator("#blend .card", has_text="Neon").click()
+    expect(page.get_by_label("Single blocks of Pixel")).to_have_value("5: 2")
+    page.get_by_role("button", name="Mute Neon").click()
+    draw(page)
+    request = engine.jobs[-1].request
+    pixel = request.loras[0]
+    assert (pixel.text_encoder, pixel.start, pixel.end, pixel.blocks) == (0.5, 0.25, 0.5, {"0-1": 0, "5": 2})
+    assert (request.total_strength, engine.jobs[-1].loras[0].weight) == (1.6, 1.6)
+    expect(page.locator("#recipe")).to_contain_text(
+        "text encoder 0.5, steps 6 to 10 of 20, blocks 0-1: 0, 5: 2, 264 of"
+    )
+    expect(page.locator("#recipe")).to_contain_text("Total strength1.6")
+    page.get_by_label("Text encoder weight of Pixel").fill("")
+    page.get_by_label("Start of Pixel").fill("0.5")
+    page.get_by_label("Keep total strength").uncheck()
+    page.locator("#generate").click()
+    expect(page.locator("#notice")).to_contain_text("start must be less than end, not 0.5 and 0.5")
+    page.get_by_label("End of Pixel").fill("")
+    draw(page)
+    request = engine.jobs[-1].request
+    assert (request.loras[0].text_encoder, request.loras[0].end, request.total_strength) == (None, 1.0, None)
+
+
+def test_a_unets_blocks_are_in_mid_and_out(visit: Visit, engine: FakeEngine) -> None:
+    page = visit()
+    choose(page, "Pocket SDXL + LCM")
+    page.locator("#blend .card", has_text="Pixel XL").click()
+    page.locator(".thread summary").click()
+    page.get_by_label("Blocks mid of Pixel XL").fill("0.5")
+    draw(page)
+    assert engine.jobs[-1].request.loras[0].blocks == {"mid": 0.5}
+
+
 def choose(page: Page, title: str) -> None:
     page.locator("#model input").click()
     page.get_by_role("option", name=title).click()

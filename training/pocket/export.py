@@ -76,7 +76,7 @@ def _preview(pipeline: DiffusionPipeline, file: Path, prompt: str, drawing: Draw
         drawing.draw(pipeline, [prompt], PREVIEW_SEED)[0].save(target, optimize=True)
 
 
-def _card(family: str, name: str, file: Path) -> dict[str, object]:
+def _card(family: str, name: str, file: Path, weight: float) -> dict[str, object]:
     """What people read about a LoRA; the fields of every bundled card."""
     base = BASE_TITLES[family]
     if name in STYLES:
@@ -95,7 +95,7 @@ def _card(family: str, name: str, file: Path) -> dict[str, object]:
         "family": f"pocket-{family}",
         "triggers": triggers,
         "licence": LICENCE,
-        "weight": 1.0,
+        "weight": weight,
         "description": description,
         "base": f"pocket-{family}",
         "author": "LoRA Loom",
@@ -107,7 +107,7 @@ def _write_lora(shop: Workshop, target: Path, family: str, name: str, file: Path
     by, folder = shop.plan.families[family], target / "loras" / file.stem
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, folder / file.name)
-    card = json.dumps(_card(family, name, file), indent=2, ensure_ascii=False)
+    card = json.dumps(_card(family, name, file, by.lora_training(name).weight), indent=2, ensure_ascii=False)
     (folder / "card.json").write_text(card + "\n", encoding="utf-8")
     trigger = f", {STYLES[name].trigger}" if name in STYLES else ""
     drawing = by.quick if name == "lcm" else by.drawing

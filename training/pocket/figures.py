@@ -128,12 +128,13 @@ def style_table(
 
 
 def trigger_table(
-    judge: Judge, pipeline: DiffusionPipeline, name: str, drawing: Drawing, file: Path, count: int
+    judge: Judge, pipeline: DiffusionPipeline, name: str, drawing: Drawing, file: Path, count: int, weight: float
 ) -> Tables:
     """The new thing asked for by its name, with its LoRA and without; and ordinary things with it on."""
     new, usual = held_out(count, 1, name=NEW_THING), held_out(count, 1)
     rows = [_row("bare, asked for a " + NEW_THING, judge, drawing.draw(pipeline, prompts(new)), new)]
     with with_lora(pipeline, file):
+        pipeline.set_adapters("judged", weight)
         rows.append(_row("with its LoRA, asked for a " + NEW_THING, judge, drawing.draw(pipeline, prompts(new)), new))
         rows.append(_row("with its LoRA, asked for usual things", judge, drawing.draw(pipeline, prompts(usual)), usual))
     return {f"{name}, the new thing": rows}

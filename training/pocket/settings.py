@@ -22,8 +22,11 @@ LARGEST_EXPORT = 40_000_000  # bytes of models/pocket, which every clone fetches
 
 @dataclass(frozen=True)
 class LoraTraining:
+    """`weight` is what the LoRA's card asks for, and what the LoRA is judged at."""
+
     settings: Settings
     targets: tuple[str, ...]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ FULL = Plan(
             special_loras={
                 # A grid finer than what attention sees needs the convolutions: without them it stays faint.
                 "dots": LoraTraining(replace(_LORA, learning_rate=2e-3), EVERY_LAYER),
-                NEW_THING: LoraTraining(replace(_LORA, steps=2_500), LINEAR),  # a form takes longer than a look
+                NEW_THING: LoraTraining(replace(_LORA, steps=2_500), LINEAR, 1.05),  # a form takes longer than a look
             },
         ),
     },

@@ -263,7 +263,8 @@ def figures_of_loras(shop: Workshop, judge: Judge, family: str) -> None:
         _print(shop, figures.style_table(judge, pipeline, name, by.drawing, styles, shop.plan.judged_styled))
     if NEW_THING in files and files[NEW_THING].is_file():
         count = 2 * shop.plan.judged_styled
-        _print(shop, figures.trigger_table(judge, pipeline, name, by.drawing, files[NEW_THING], count))
+        weight = by.lora_training(NEW_THING).weight
+        _print(shop, figures.trigger_table(judge, pipeline, name, by.drawing, files[NEW_THING], count, weight))
 
 
 def make_figures(shop: Workshop) -> None:

@@ -1,0 +1,228 @@
+"""What can be done with a blend besides drawing it: seeing how its LoRAs lie to each other, and saving it as one."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from core.base_models import BaseModel
+from core.base_weights import BaseWeights
+from core.errors import BadRequest
+from core.gathering import Gathering
+from core.lora.analysis import SAME_WAY, Look, Overlaps, look_at, overlaps_of
+from core.lora.blend import Ingredient
+from core.lora.blocks import counted
+from core.lora.formats import LARGEST_RANK
+from core.lora.parse import ParsedLora, parse_lora
+from core.lora.save import OneLora, one_lora
+from core.messages import LoraFile
+from core.recipe import APP, APP_VERSION
+from core.request import GenerationRequest
+from lora_catalog.catalog import Catalog
+from lora_catalog.visitor import Visitor
+
+LONGEST_TITLE = 100  # letters
+MOST_KEPT = 16  # blends whose overlaps are remembered: other weights need no other look into the files
+PRECISIONS = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class SavedBlend:
+    """A safetensors file and what it is, ready for JSON."""
+
+    path: Path
+    about: dict[str, Any]
+
+
+class Blends:
+    """Safe to call from several threads; what computes waits its turn, drawing goes on meanwhile."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._turn = threading.Lock()
+        self._overlaps: OrderedDict[tuple[str, ...], Overlaps] = OrderedDict()
+        self._bases: dict[str, BaseWeights] = {}
+
+    def inspect(self, request: GenerationRequest, visitor: Visitor) -> dict[str, Any]:
+        """Overlaps, norms and suggested weights. Raises what gathering and parsing raise, and ModelUnavailable."""
+        entry = request.entry
+        with self._gathered(request, visitor) as files, self._turn, torch.inference_mode():
+            base, overlaps = self._base(entry), self._overlaps_of(files, entry)
+            blend = [_ingredient(file, ParsedLora(file.sha256, {}), entry) for file in files]
+            preferred = [
+                math.copysign(self._catalog.card(file.ref, visitor).weight, file.weight or file.text_encoder)
+                for file in files
+            ]
+            look = look_at(blend, preferred, overlaps, entry.family, base.squared_norm)
+        return {"model": entry.key, "said": _said(look), **_listed(look, files)}
+
+    def save(
+        self,
+        request: GenerationRequest,
+        rank: object,
+        title: object,
+        precision: object,
+        visitor: Visitor,
+        folder: Path,
+    ) -> SavedBlend:
+        """Writes the blend into `folder` as one LoRA: exact where `rank` is None, else cut to it.
+
+        Raises BadRequest, LoraRefused, ModelUnavailable, and what gathering and parsing raise.
+        """
+        dtype = _precision(precision)
+        most, title, entry = _rank(rank), _title(title), request.entry
+        if any((lora.start, lora.end) != (0.0, 1.0) for lora in request.loras):
+            raise BadRequest("loras", "loras must not have a start or an end here: a saved LoRA holds for every step.")
+        with self._gathered(request, visitor) as files, self._turn, torch.inference_mode():
+            blend = [_ingredient(file, _parsed(file, entry), entry) for file in files]
+            one = one_lora(blend, entry.family, self._base(entry).of, most, PRECISIONS[dtype])
+            cards = [self._catalog.card(file.ref, visitor) for file in files]
+            title = title or " + ".join(card.title for card in cards)
+            parents = [
+                {"ref": file.ref, "sha256": file.sha256, "weight": file.weight, "text_encoder": file.text_encoder,
+                 "blocks": dict(file.blocks), "licence": card.licence, "layers": layers}
+                for file, card, layers in zip(files, cards, one.applied, strict=True)
+            ]  # fmt: skip
+            about = _about(one, title, entry, exact=most is None) | {"precision": dtype, "parents": parents}
+            path = folder / f"{_file_name(title)}.safetensors"
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(one.tensors, path, _metadata(about))
+        return SavedBlend(path, about | {"bytes": path.stat().st_size})
+
+    @contextmanager
+    def _gathered(self, request: GenerationRequest, visitor: Visitor) -> Iterator[tuple[LoraFile, ...]]:
+        """The request's LoRAs on this machine, without an accelerator: that one belongs to the model."""
+        if not request.loras:
+            raise BadRequest("loras", "loras is required: the blend, a list of objects with a ref and a weight.")
+        with ExitStack() as held:
+            gathering = Gathering(self._catalog, visitor, threading.Event(), held).gather(request, None)
+            while True:
+                try:
+                    next(gathering)
+                except StopIteration as end:
+                    yield end.value[1]
+                    return
+
+    def _overlaps_of(self, files: Sequence[LoraFile], entry: BaseModel) -> Overlaps:
+        key = (entry.repo, *(file.sha256 for file in files))
+        if key not in self._overlaps:
+            loras = [_parsed(file, entry) for file in files]
+            self._overlaps[key] = overlaps_of(loras, entry.family, self._base(entry).of)
+            while len(self._overlaps) > MOST_KEPT:
+                self._overlaps.popitem(last=False)
+        self._overlaps.move_to_end(key)
+        return self._overlaps[key]
+
+    def _base(self, entry: BaseModel) -> BaseWeights:
+        if entry.repo not in self._bases or not self._bases[entry.repo].found:
+            self._bases[entry.repo] = BaseWeights(entry)  # it may have been fetched since
+        return self._bases[entry.repo]
+
+
+def _parsed(file: LoraFile, entry: BaseModel) -> ParsedLora:
+    return parse_lora(file.path, file.sha256, file.ref, entry.family)
+
+
+def _ingredient(file: LoraFile, lora: ParsedLora, entry: BaseModel) -> Ingredient:
+    return Ingredient(lora, file.ref, file.weight, file.text_encoder, counted(file.blocks, entry.family))
+
+
+def _listed(look: Look, files: Sequence[LoraFile]) -> dict[str, Any]:
+    refs = [file.ref for file in files]
+    told = zip(files, look.norms, look.relative, look.layers, look.suggested, strict=True)
+    return {
+        "loras": [
+            {"ref": file.ref, "weight": file.weight, "text_encoder": file.text_encoder, "norm": norm,
+             "relative_norm": relative, "layers": layers, "suggested_weight": suggested}
+            for file, norm, relative, layers, suggested in told
+        ],
+        "pairs": [
+            {"a": refs[pair.a], "b": refs[pair.b], "conflict": pair.conflict, "blocks": _by_block(pair.blocks)}
+            for pair in look.pairs
+        ],
+        "blocks": _by_block(look.blocks),
+    }  # fmt: skip
+
+
+def _by_block(overlaps: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [{"block": name, "overlap": overlap} for name, overlap in overlaps.items()]
+
+
+def _said(look: Look) -> str:
+    count, blocks = sum(weight is not None for weight in look.suggested), len(look.blocks)
+    if count < 2:
+        return "Nothing to compare: fewer than two LoRAs count."
+    who = "These two" if count == 2 else f"These {count}"
+    if not blocks:
+        return f"{who} change no block together."
+    same = sum(overlap > SAME_WAY for overlap in look.blocks.values())
+    against = sum(overlap < -SAME_WAY for overlap in look.blocks.values())
+    if same and against:
+        return f"{who} pull the same way in {same} of {blocks} blocks and against each other in {against}."
+    if same:
+        return f"{who} pull the same way in {same} of {blocks} blocks."
+    if against:
+        return f"{who} pull against each other in {against} of {blocks} blocks."
+    return f"{who} keep out of each other's way in all {blocks} blocks."
+
+
+def _about(one: OneLora, title: str, entry: BaseModel, exact: bool) -> dict[str, Any]:
+    layer, error = one.worst
+    return {
+        "title": title, "model": entry.key, "family": entry.family, "rank": one.rank, "exact": exact,
+        "layers": len(one.tensors) // 2, "error": one.error, "worst": {"layer": layer, "error": error},
+    }  # fmt: skip
+
+
+def _metadata(about: Mapping[str, Any]) -> dict[str, str]:
+    """As Stability's ModelSpec 1.0 has it, and all we know under a name of our own."""
+    parents = about["parents"]
+    return {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.title": about["title"],
+        "modelspec.license": ", ".join(dict.fromkeys(parent["licence"] or "none named" for parent in parents)),
+        "modelspec.merged_from": ", ".join(parent["ref"] for parent in parents),
+        "lora_loom.blend": json.dumps({"app": f"{APP} {APP_VERSION}", **about}),
+    }
+
+
+def _rank(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or (type(value) is int and 1 <= value <= LARGEST_RANK):
+        return value
+    raise BadRequest("rank", f"rank must be a whole number from 1 to {LARGEST_RANK}, or null to lose nothing.")
+
+
+def _title(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str) and len(value) <= LONGEST_TITLE and value.isprintable():
+        return value.strip()
+    raise BadRequest("title", f"title must be one line of text with at most {LONGEST_TITLE} characters.")
+
+
+def _precision(value: object) -> str:
+    if value is None:
+        return "float16"
+    if isinstance(value, str) and value in PRECISIONS:
+        return value
+    raise BadRequest("precision", f"precision must be {' or '.join(PRECISIONS)}.")
+
+
+def _file_name(title: str) -> str:
+    """Letters and digits that every system takes; the title itself stands in the file."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or f"blend-{secrets.token_hex(3)}"
