@@ -40,7 +40,7 @@ _PIECE = 5  # letters: shorter ones name too many cards, longer ones make the fi
 _MOST_PIECES = 12  # of a query: more cost more than they rule out
 _BATCH = 200  # cards written at a time: other writers wait for one batch at most, about 0.1 s
 # Of N cards of which n are candidates and e are looked at, in microseconds: to sort the candidates takes 4·n, to try
-# all cards against them n/4 + e·N/n/10, to read the cards’ texts instead 3·e·N/n. One overtakes the next at √(…·e·N).
+# all cards against them n/4 + e·N/n/10, to read the cards' texts instead 3·e·N/n: the next is faster from √(these·e·N).
 _FEW, _MANY = 0.025, 12
 
 _COLUMNS: dict[Sort, str] = {"downloads": "downloads", "likes": "likes", "recent": "updated"}

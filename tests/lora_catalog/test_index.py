@@ -65,8 +65,6 @@ def refs(index: CardIndex, query: str = "", skip: int = 0, limit: int = 100, **f
     return [card.ref for card in index.search(Search.read({"query": query, **fields}), skip, limit)]
 
 
-# What is found --------------------------------------------------------------------------------------------------------
-
 FRAGMENTS = [
     "style", "styles", "sty", "Lora", "x", "xl", "é", "ß", "ss", "İ", "ﬁne", "猫", "猫の絵", "\N{FAMILY}", "AND", "OR",
     "NOT", "NEAR(", '"', "''", "*", "(", ")", ":", "^", "-", "+", "{", ";--", "%", "_", "\\", "\0", "\x1b", "\x1f",
@@ -76,27 +74,15 @@ FRAGMENTS = [
 texts = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=6).map("".join)
 licences = st.none() | st.sampled_from(["mit", "MIT", "openrail++", "ß", ""])
 counts = st.integers(0, 3) | st.just(2**70)
+updates = st.none() | st.sampled_from(["2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z"])
 cards = st.builds(
-    card,
-    st.text(max_size=4),
-    title=texts,
-    triggers=st.lists(texts, max_size=2),
-    description=texts,
-    family=st.sampled_from(get_args(Family)),
-    licence=licences,
-    nsfw=st.booleans(),
-    downloads=counts,
-    likes=counts,
-    updated=st.none() | st.sampled_from(["2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z"]),
-)
+    card, st.text(max_size=4), title=texts, triggers=st.lists(texts, max_size=2), description=texts, licence=licences,
+    family=st.sampled_from(get_args(Family)), nsfw=st.booleans(), downloads=counts, likes=counts, updated=updates,
+)  # fmt: skip
 searches = st.builds(
-    Search,
-    query=texts,
-    family=st.none() | st.sampled_from([*get_args(Family), "sd3"]),
-    sort=st.sampled_from(get_args(Sort)),
-    licence=licences,
-    nsfw=st.booleans(),
-)
+    Search, query=texts, family=st.none() | st.sampled_from([*get_args(Family), "sd3"]), licence=licences,
+    sort=st.sampled_from(get_args(Sort)), nsfw=st.booleans(),
+)  # fmt: skip
 
 
 @settings(max_examples=80, deadline=None)
@@ -136,16 +122,12 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CardIndex, 
     words = ["lora", "style", "anime", "portrait", "watercolour", "猫", "zorblax"]
     held = [
         card(
-            f"user/{number}",
-            title=" ".join(word for rank, word in enumerate(words) if draw.random() < 2.0**-rank),
-            family=draw.choice(get_args(Family)),
-            licence=draw.choice(["mit", None]),
-            nsfw=draw.random() < 0.2,
-            downloads=draw.randint(0, 9),
-            likes=draw.randint(0, 99),
+            f"user/{number}", title=" ".join(word for rank, word in enumerate(words) if draw.random() < 2.0**-rank),
+            family=draw.choice(get_args(Family)), licence=draw.choice(["mit", None]), nsfw=draw.random() < 0.2,
+            downloads=draw.randint(0, 9), likes=draw.randint(0, 99),
         )
         for number in range(600)
-    ]
+    ]  # fmt: skip
     with closing(CardIndex(tmp_path_factory.mktemp("many") / "catalog.sqlite")) as index:
         index.put(held, at=0.0)
         yield index, held
@@ -203,23 +185,15 @@ def test_of_too_many_cards_those_seen_longest_ago_go_first(path: Path) -> None:
         assert len(refs(index)) == 3
 
 
-# What is remembered ---------------------------------------------------------------------------------------------------
-
-
-def test_the_newest_answer_to_a_question_is_kept(index: CardIndex, path: Path) -> None:
-    assert index.asked("q?") is None
-    index.note_asked("q?", Asked(1.0, None, "next", 100))
-    index.note_asked("q?", Asked(2.5, '"etag"', None, 130))
+def test_the_newest_answer_to_a_question_and_the_newest_fact_are_kept(index: CardIndex, path: Path) -> None:
+    assert (index.asked("q?"), index.recall("pin")) == (None, None)
+    for answer in (Asked(1.0, None, "next", 100), Asked(2.5, '"etag"', None, 130)):
+        index.note_asked("q?", answer)
+        index.remember("pin", {"files": [1, 2.5, None, "é"]}, answer.at)
     index.close()
     with closing(CardIndex(path)) as again:
         assert again.asked("q?") == Asked(2.5, '"etag"', None, 130)
-
-
-def test_the_newest_facts_are_kept(index: CardIndex) -> None:
-    assert index.recall("pin") is None
-    index.remember("pin", "sha", at=1.0)
-    index.remember("pin", {"files": [1, 2.5, None, "é"]}, at=2.0)
-    assert index.recall("pin") == Fact({"files": [1, 2.5, None, "é"]}, 2.0)
+        assert again.recall("pin") == Fact({"files": [1, 2.5, None, "é"]}, 2.5)
 
 
 def test_of_too_many_answers_and_facts_the_oldest_go_and_kept_facts_last(
@@ -235,18 +209,17 @@ def test_of_too_many_answers_and_facts_the_oldest_go_and_kept_facts_last(
     assert [name for name in ("pin", "first", "second", "third") if index.recall(name)] == ["pin", "third"]
 
 
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-def test_nothing_is_made_before_the_first_call_and_nothing_is_left_open_after_the_last(path: Path) -> None:
-    index = CardIndex(path)
-    index.close()
+def test_nothing_is_made_before_the_first_call(path: Path) -> None:
+    CardIndex(path).close()
     assert not path.parent.exists()
-    for _ in range(2):  # a call that comes after closing works, too
-        index.put([card("a/b")], at=1.0)
-        assert refs(index) == ["a/b"]
-        index.close()
-        assert [file.name for file in path.parent.iterdir()] == [path.name]  # SQLite's own are gone with the last user
+
+
+def test_nothing_is_left_open_after_closing_nor_by_calls_that_come_later(index: CardIndex, path: Path) -> None:
+    index.put([card("a/b")], at=1.0)
+    index.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # SQLite's own go with the last connection
+    assert refs(index) == ["a/b"]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def damage_head(path: Path) -> None:
@@ -312,6 +285,21 @@ def test_a_torn_card_is_left_out_forgotten_and_leaves_no_gap(
     assert refs(index, "back") == ["a/1"]
 
 
+def test_torn_notes_and_texts_are_no_errors(index: CardIndex, path: Path) -> None:
+    index.put([card("a/b", title="old")], at=1.0)
+    index.note_asked("q?", Asked(1.0, "etag", None, 1))
+    index.remember("pin", "sha", at=1.0)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE cards SET licence = CAST(x'ff' AS TEXT)")
+        other.execute("UPDATE asked SET etag = CAST(x'ff' AS TEXT)")
+        other.execute("UPDATE facts SET value = CAST(x'22ff' AS TEXT)")
+        other.commit()
+    assert index.asked("q?") == Asked(1.0, "\N{REPLACEMENT CHARACTER}", None, 1)
+    assert index.recall("pin") is None
+    index.put([card("a/b", title="new")], at=2.0)
+    assert refs(index, "new") == ["a/b"]
+
+
 def test_of_another_versions_file_the_facts_stay(index: CardIndex, path: Path) -> None:
     index.put([card("a/b")], at=1.0)
     index.note_asked("q?", Asked(1.0, '"etag"', None, 1))
@@ -343,19 +331,17 @@ def test_a_folder_that_cannot_be_made_is_one_sentence_without_a_path(tmp_path: P
         assert str(tmp_path) not in str(refused.value)
 
 
-# Several at once ------------------------------------------------------------------------------------------------------
-
-
 def test_a_search_waits_for_no_writer_and_a_writer_says_when_it_gave_up(
     index: CardIndex, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_file, "_PATIENCE", 0.05)
-    index.put([card("a/b")], at=1.0)
+    index.put([card("a/b"), card("a/torn")], at=1.0)
     index.close()
     with closing(CardIndex(path)) as other, closing(sqlite3.connect(path, isolation_level=None)) as writer:
-        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE bodies SET card = x'00' WHERE id = 2")
+        writer.execute("BEGIN EXCLUSIVE")
         writer.execute("DELETE FROM cards")
-        assert refs(other) == ["a/b"]
+        assert refs(other) == ["a/b"]  # what is torn is forgotten another time
         with pytest.raises(NoRoom, match="another program holds its file"):
             other.put([card("a/c")], at=2.0)
         writer.execute("ROLLBACK")
