@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -145,7 +146,7 @@ def test_a_wrong_value_gets_one_sentence(server: Served, fields: dict[str, Any],
     assert named in sentence
     assert allowed in sentence
     assert "\n" not in sentence
-    for leak in ("Traceback", "site-packages", "/work/", "/tmp/", "pydantic", 'File "'):
+    for leak in ("Traceback", "site-packages", str(Path(__file__).parents[2]), "/tmp/", "pydantic", 'File "'):
         assert leak not in sentence
 
 
