@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from huggingface_hub import ModelInfo
+from pydantic import ValidationError
 
 from lora_catalog.bases import bases_of
 from lora_catalog.card import LoraCard
@@ -190,7 +191,9 @@ class HubSource:
         except RevisionGone:
             if ref.revision is not None or pinned is None:
                 raise
-            return self._asked_facts(ref.name, None, visitor)  # its author rewrote history: pinned anew
+            facts = self._asked_facts(ref.name, None, visitor)  # its author rewrote history: pinned anew
+            self._pin_for_good(facts)
+            return facts
 
     def _asked_facts(self, repo: str, revision: str | None, visitor: Visitor) -> RepoFacts:
         token = self._token(visitor)
@@ -208,12 +211,11 @@ class HubSource:
                 self._worn_out.add(token)  # the owner's, which this visitor never gave: without it, what all may see
             return self._asked_facts(repo, revision, visitor)
         except (HubUnreachable, HubBusy):
-            kept = self._kept_facts(repo).get(revision or "")
-            if kept is None:
+            recalled = self._recalled(repo, revision)
+            if recalled is None:
                 raise
-            facts = RepoFacts.model_validate(kept)
-            self._keep(key, facts, RECALLED_FRESH)
-            return facts
+            self._keep(key, recalled, RECALLED_FRESH)
+            return recalled
         except NotShown:
             if token is None:
                 self._forget(repo, card=True)
@@ -235,10 +237,18 @@ class HubSource:
             self._forget(facts.repo, card=facts.private)
             return
         value = facts.model_dump(mode="json")
-        kept = self._kept_facts(facts.repo) | {revision or "": value, facts.commit: value}
-        newest = dict(list(kept.items())[-MOST_REVISIONS:])
+        now = {revision or "": value, facts.commit: value}
+        before = {name: kept for name, kept in self._kept_facts(facts.repo).items() if name not in now}
+        newest = dict(list((before | now).items())[-MOST_REVISIONS:])
         with suppress(NoRoom):
             self._index.remember(self._facts_key(facts.repo), newest, self._clock())
+
+    def _recalled(self, repo: str, revision: str | None) -> RepoFacts | None:
+        """What was kept of a repo; None also for what another version wrote and this one cannot read."""
+        try:
+            return RepoFacts.model_validate(self._kept_facts(repo).get(revision or ""))
+        except ValidationError:
+            return None
 
     def _kept_facts(self, repo: str) -> dict[str, Any]:
         try:
@@ -312,7 +322,11 @@ class HubSource:
         with suppress(NoRoom):
             self._index.put([with_facts(known, facts.card, checked=True)], self._clock())
             if self._index.recall(_pin_key(facts.repo)) is None:
-                self._index.remember(_pin_key(facts.repo), facts.commit, self._clock(), keep=True)
+                self._pin_for_good(facts)
+
+    def _pin_for_good(self, facts: RepoFacts) -> None:
+        with suppress(NoRoom):
+            self._index.remember(_pin_key(facts.repo), facts.commit, self._clock(), keep=True)
 
 
 def _unflagged(facts: RepoFacts, file: RepoFile) -> RepoFile:

@@ -197,6 +197,16 @@ def test_a_curated_lora_is_checked_and_pinned_at_its_first_use(hub: EmulatedHub,
     assert again.inspect("weaver/neon@main").rank == 8
 
 
+def test_a_pinned_commit_that_is_gone_is_replaced_for_good(hub: EmulatedHub, curated: Catalog, shop: Shop) -> None:
+    first = add(hub)
+    curated.inspect("weaver/neon:neon.safetensors")
+    second = hub.commit("weaver/neon", {"neon.safetensors": lora_bytes(SD3, rank=8)})
+    hub.drop_revision("weaver/neon", first)
+    assert shop.reopened().inspect("weaver/neon:neon.safetensors").ref == f"weaver/neon@{second}:neon.safetensors"
+    third = hub.commit("weaver/neon", {"neon.safetensors": lora_bytes(SD3, rank=2)})
+    assert third not in shop.reopened().inspect("weaver/neon:neon.safetensors").ref
+
+
 def test_a_curated_file_that_the_hub_does_not_have_is_told(hub: EmulatedHub, curated: Catalog) -> None:
     add(hub, files={"renamed.safetensors": WEIGHTS})
     with pytest.raises(FileGone, match=r"renamed\.safetensors"):

@@ -150,6 +150,30 @@ def test_what_was_fetched_works_without_the_hub(hub: EmulatedHub, shop: Shop) ->
         catalog.inspect("weaver/other")
 
 
+def test_of_many_revisions_those_used_last_are_kept_for_when_the_hub_is_down(hub: EmulatedHub, shop: Shop) -> None:
+    commits = [add(hub)]
+    commits += [hub.commit("weaver/neon", {"neon.safetensors": lora_bytes(SD3, rank=rank)}) for rank in range(5, 12)]
+    catalog = shop.open()
+    newest, *pinned, last = ["weaver/neon", *(f"weaver/neon@{commit}" for commit in commits[:-1])]
+    for ref in (newest, *pinned, newest, last):
+        drained(catalog.fetch(ref))
+        shop.clock.now += FACTS_FRESH + 1
+    hub.fail("/", faults.status(500), times=999)
+    again = shop.reopened()
+    assert again.inspect(newest).ref.startswith(f"weaver/neon@{commits[-1]}")
+    with pytest.raises(HubUnreachable):
+        again.inspect(pinned[0])
+
+
+def test_what_another_version_kept_of_a_repo_is_no_bug(hub: EmulatedHub, shop: Shop) -> None:
+    add(hub)
+    shop.open().inspect("weaver/neon")
+    shop.index.remember(f"{hub.endpoint} repo weaver/neon", {"": {"repo": "weaver/neon", "old": 1}}, shop.clock.now)
+    hub.fail("/", faults.status(500), times=999)
+    with pytest.raises(HubUnreachable):
+        shop.reopened().inspect("weaver/neon")
+
+
 def test_thirty_two_visitors_make_one_download(hub: EmulatedHub, catalog: Catalog) -> None:
     hub.fail("/resolve/", faults.throttled(len(WEIGHTS) * 2), times=99)
     add(hub)
