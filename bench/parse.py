@@ -22,8 +22,9 @@ from safetensors.torch import load, save, save_file
 
 from bench.headers import Shapes, sdxl_kohya
 from core.errors import LoomError
-from core.lora.blend import Blender, Ingredient, ResidentWeights
+from core.lora.blend import Blender, Ingredient
 from core.lora.parse import parse_lora
+from core.lora.stores import weights_of
 from lora_catalog.families.keys import split_key
 
 Tensors = dict[str, torch.Tensor]
@@ -186,7 +187,7 @@ class Bystander:
             sample_size=4, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=64, num_attention_heads=3,
             joint_attention_dim=320, caption_projection_dim=192, pooled_projection_dim=320, pos_embed_max_size=4,
         ).half()  # fmt: skip
-        self._blender = Blender(ResidentWeights({"transformer": self.model}))
+        self._blender = Blender(weights_of({"transformer": self.model}))
         self._path = folder / "mutated.safetensors"
         self._path.write_bytes(sound()[1])
         self._own = Ingredient(parse_lora(self._path, "0" * 64, "its own", "pocket-sd3"), "its own", 1.0, 1.0)

@@ -11,14 +11,15 @@ import torch
 from core.base_models import BaseModel
 from core.errors import Cancelled, LoomError
 from core.loading import checked_revision, load_pipeline, scheduler_for
-from core.lora.blend import Blender, Ingredient, ResidentWeights
+from core.lora.blend import Blender, Ingredient
 from core.lora.blocks import counted
 from core.lora.course import Course
 from core.lora.parse import ParsedLora, parse_lora
+from core.lora.stores import weights_of
 from core.messages import Drawn, Job, LoraFile, Message, Preview, Progress, Raster
 from core.request import GenerationRequest
 
-MOST_PARSED = 16  # LoRAs kept parsed, the least recently used going first
+MOST_PARSED = 2_000_000_000  # bytes of LoRAs kept parsed, the least recently used going first
 PREVIEWS = 4  # early looks per picture, beside the finished one
 
 
@@ -34,7 +35,7 @@ class Easel:
         if self.pipeline.vae.dtype == torch.float16 and self.pipeline.vae.config.force_upcast:
             self.pipeline.vae.to(torch.float32)  # SDXL's decoder overflows in halves: black pictures
         modules = {n: c for n, c in self.pipeline.components.items() if isinstance(c, torch.nn.Module) and n != "vae"}
-        self._blender = Blender(ResidentWeights(modules))
+        self._blender = Blender(weights_of(modules))
         self._parsed: OrderedDict[str, ParsedLora] = OrderedDict()
 
     def revision(self, entry: BaseModel) -> str | None:
@@ -58,16 +59,20 @@ class Easel:
         parts = [
             Ingredient(self._parse(f), f.ref, f.weight, f.text_encoder, counted(f.blocks, family)) for f in job.loras
         ]
+        self._forget({file.sha256 for file in job.loras})
         windows = [(file.start, file.end) for file in job.loras]
         return Course(self._blender, parts, windows, job.request.steps, job.request.allow_partial)
 
     def _parse(self, file: LoraFile) -> ParsedLora:
         if file.sha256 not in self._parsed:
             self._parsed[file.sha256] = parse_lora(file.path, file.sha256, file.ref, self.entry.family)
-            while len(self._parsed) > MOST_PARSED:
-                self._parsed.popitem(last=False)
         self._parsed.move_to_end(file.sha256)
         return self._parsed[file.sha256]
+
+    def _forget(self, needed: set[str]) -> None:
+        """The LoRAs not used for longest, until what is kept parsed is small enough; never those of this blend."""
+        while sum(lora.bytes for lora in self._parsed.values()) > MOST_PARSED and len(self._parsed) > len(needed):
+            self._parsed.popitem(last=False)
 
     @torch.inference_mode()
     def draw(

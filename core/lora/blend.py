@@ -4,68 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
-from typing import Protocol
 
 import torch
-from transformers import CLIPTextModel
 
 from core.errors import LoraDoesNotFit, LoraRefused
-from core.lora.changes import Change
 from core.lora.parse import ParsedLora
+from core.lora.weights import Share, WeightStore
 from core.messages import Receipt
 
 MOST_OF_A_LORA = 0.9  # a LoRA of which less than this fits is refused unless asked for
-
-
-class WeightStore(Protocol):
-    """Parameters that can be rewritten and always be had back as they were.
-
-    A layer's name, `component.path.to.module`, means its weight; with `.bias` behind it, its bias. Text encoders' paths
-    begin with `text_model` where published files' do, whatever transformers calls its modules.
-    """
-
-    def shape(self, layer: str) -> tuple[int, ...] | None:
-        """The shape of a parameter; None if the model has none of this name."""
-
-    def pristine(self, layer: str) -> torch.Tensor:
-        """The parameter as it was loaded, in its storage dtype; kept from the first call on."""
-
-    def write(self, layer: str, weight: torch.Tensor) -> None:
-        """Replaces the live values, rounding once to the storage dtype."""
-
-
-class ResidentWeights:
-    """Weights of modules that stay on their device; pristine copies only of layers ever touched."""
-
-    def __init__(self, components: Mapping[str, torch.nn.Module]) -> None:
-        self._live = {
-            f"{component}.{_published(root)}{name}{suffix}": parameter
-            for component, root in components.items()
-            for name, module in root.named_modules()
-            for suffix, parameter in (("", getattr(module, "weight", None)), (".bias", getattr(module, "bias", None)))
-            if isinstance(parameter, torch.nn.Parameter)
-        }
-        self._pristine: dict[str, torch.Tensor] = {}
-
-    def shape(self, layer: str) -> tuple[int, ...] | None:
-        weight = self._live.get(layer)
-        return None if weight is None else tuple(weight.shape)
-
-    def pristine(self, layer: str) -> torch.Tensor:
-        if layer not in self._pristine:
-            self._pristine[layer] = self._live[layer].detach().clone()
-        return self._pristine[layer]
-
-    @torch.no_grad()
-    def write(self, layer: str, weight: torch.Tensor) -> None:
-        self._live[layer].copy_(weight)
-
-
-def _published(root: torch.nn.Module) -> str:
-    """What stands before the names of a component's modules in published files: transformers 5 dropped it from
-    CLIPTextModel, and kept it in CLIPTextModelWithProjection."""
-    return "text_model." if isinstance(root, CLIPTextModel) and not hasattr(root, "text_model") else ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +29,8 @@ class Ingredient:
     def weight_of(self, layer: str) -> float:
         if _reads_words(layer):
             return self.text_encoder
+        if not self.blocks:
+            return self.weight
         _, block, number, *_ = f"{layer}..".split(".")
         return self.weight * self.blocks.get(f"{block}.{number}", self.blocks.get(block, 1.0))
 
@@ -90,7 +39,7 @@ def _reads_words(layer: str) -> bool:
     return layer.startswith("text_encoder")
 
 
-_Share = tuple[str, float]  # sha256 of a LoRA, its weight: what a layer's values are a function of
+_Key = tuple[tuple[str, float], ...]  # sha256 and weight of each LoRA: what a layer's values are a function of
 
 
 class Blender:
@@ -98,7 +47,7 @@ class Blender:
 
     def __init__(self, store: WeightStore) -> None:
         self._store = store
-        self._applied: dict[str, tuple[_Share, ...]] = {}
+        self._applied: dict[str, _Key] = {}  # an empty key: it may be half-written
 
     def apply(self, blend: Sequence[Ingredient], *, allow_partial: bool = False) -> tuple[Receipt, ...]:
         """Writes the blend and says what of each LoRA was applied, in the order given.
@@ -108,23 +57,21 @@ class Blender:
         """
         misfits = [self._misfits(part.lora) for part in blend]
         receipts = tuple(_receipt(part, left_out, allow_partial) for part, left_out in zip(blend, misfits, strict=True))
-        wanted: dict[str, list[tuple[_Share, Change]]] = {}
+        wanted: dict[str, list[Share]] = {}
         for part, left_out in zip(blend, misfits, strict=True):
             for layer, change in part.lora.layers.items():
                 weight = part.weight_of(layer)
                 if weight != 0 and layer not in left_out:
-                    wanted.setdefault(layer, []).append(((part.lora.sha256, weight), change))
+                    wanted.setdefault(layer, []).append(Share(part.lora.sha256, weight, change))
         try:
-            for layer in [layer for layer in self._applied if layer not in wanted]:
-                self._store.write(layer, self._store.pristine(layer))
-                del self._applied[layer]
+            self._restore([layer for layer in self._applied if layer not in wanted])
             filled = _Filled()
             for layer, shares in wanted.items():
                 # Summed in the order of their hashes, so that the order of the rows never changes a bit.
-                self._rewrite(layer, sorted(shares, key=itemgetter(0)), filled)
+                self._rewrite(layer, sorted(shares, key=lambda share: (share.sha256, share.weight)), filled)
             filled.check()
         except BaseException:
-            self._reset()
+            self._restore(list(self._applied))
             raise
         return receipts
 
@@ -132,30 +79,25 @@ class Blender:
         """The parameters that the model lacks or has in another shape, and why they are left out."""
         misfits = {}
         for layer, change in lora.layers.items():
-            shape = self._store.shape(layer)
-            if shape is None:
+            weight = self._store.get(layer)
+            if weight is None:
                 misfits[layer] = "this model has no such layer"
-            elif not change.fits(shape):
-                misfits[layer] = f"its shape is {change.shape}, the model's is {shape}"
+            elif not change.fits(weight.shape):
+                misfits[layer] = f"its shape is {change.shape}, the model's is {weight.shape}"
         return misfits
 
-    def _rewrite(self, layer: str, shares: list[tuple[_Share, Change]], filled: _Filled) -> None:
-        key = tuple(share for share, _ in shares)
-        if self._applied.get(layer) == key:
-            return
-        pristine = self._store.pristine(layer)
-        weight = pristine.to(torch.float32, copy=True)
-        for (_, amount), change in shares:
-            weight.add_(change.delta(pristine).reshape(weight.shape), alpha=amount)
-        filled.add(weight, pristine.dtype)
-        self._applied[layer] = ()  # half-written until the line below is done
-        self._store.write(layer, weight)
-        self._applied[layer] = key
+    def _rewrite(self, layer: str, shares: list[Share], filled: _Filled) -> None:
+        key = tuple((share.sha256, share.weight) for share in shares)
+        if self._applied.get(layer) != key:
+            self._applied[layer] = ()
+            filled.add(self._store[layer].set(shares))
+            self._applied[layer] = key
 
-    def _reset(self) -> None:
-        for layer in self._applied:
-            self._store.write(layer, self._store.pristine(layer))
-        self._applied.clear()
+    def _restore(self, layers: list[str]) -> None:
+        self._applied.update(dict.fromkeys(layers, ()))
+        for layer in layers:
+            self._store[layer].restore()
+            del self._applied[layer]
 
 
 def _receipt(part: Ingredient, misfits: Mapping[str, str], allow_partial: bool) -> Receipt:
@@ -182,14 +124,12 @@ class _Filled:
     GPU after every layer would cost more than the blend."""
 
     def __init__(self) -> None:
-        self._most: dict[torch.device, torch.Tensor] = {}
+        self._shares: dict[torch.device, list[torch.Tensor]] = {}
 
-    def add(self, weight: torch.Tensor, dtype: torch.dtype) -> None:
-        low, high = weight.aminmax()
-        share = torch.maximum(-low, high) / torch.finfo(dtype).max
-        self._most[weight.device] = torch.maximum(share, self._most.get(weight.device, share))
+    def add(self, share: torch.Tensor) -> None:
+        self._shares.setdefault(share.device, []).append(share)
 
     def check(self) -> None:
         # what is not a number is not at most 1 either
-        if not all(float(most) <= 1 for most in self._most.values()):
+        if not all(float(torch.stack(shares).max()) <= 1 for shares in self._shares.values()):
             raise LoraRefused("This blend takes the model's values beyond all bounds: lower the weights of its LoRAs.")

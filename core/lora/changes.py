@@ -32,10 +32,20 @@ class Change(ABC):
     def delta(self, pristine: torch.Tensor) -> torch.Tensor:
         """ΔW in fp32 where `pristine`, the layer's weight as it was loaded, lies; it may be flat, as `shape` may."""
 
+    def add_to(self, weight: torch.Tensor, pristine: torch.Tensor, amount: float) -> torch.Tensor | None:
+        """Adds amount · ΔW in place to `weight`, contiguous and fp32.
+
+        Returns the matrix (rank, all that is not rows) that ΔW ends in, in fp32; None where it is not at hand.
+        """
+        weight.add_(self.delta(pristine).reshape(weight.shape), alpha=amount)
+        return None
+
     def fits(self, shape: Shape) -> bool:
         """Whether it can be added to a weight of this shape: a kernel of 1 × 1, or one folded into columns, is said
         in as many ways as there are trainers."""
         mine = self.shape
+        if mine == shape:
+            return True
         same_kernel = mine[2:] == shape[2:] or not mine[2:] or not shape[2:]
         return mine[:1] == shape[:1] and math.prod(mine) == math.prod(shape) and same_kernel
 
@@ -66,6 +76,13 @@ class LowRank(Change):
         if self.core is None:
             return (up @ down.flatten(1)).mul_(self.scale).reshape(self.shape)
         return torch.einsum("im,mn...,nj->ij...", up, _ready(self.core, pristine), down).mul_(self.scale)
+
+    def add_to(self, weight: torch.Tensor, pristine: torch.Tensor, amount: float) -> torch.Tensor | None:
+        if self.core is not None:
+            return super().add_to(weight, pristine, amount)
+        up, down = _ready(self.up, pristine), _ready(self.down, pristine).flatten(1)
+        weight.view(up.shape[0], -1).addmm_(up, down, alpha=amount * self.scale)
+        return down
 
     def rows(self, rows: Rows) -> LowRank:
         return LowRank(_picked(self.up, rows), self.down, self.scale, self.core)

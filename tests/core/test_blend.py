@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.errors import LoraDoesNotFit, LoraRefused
-from core.lora.blend import Blender, Ingredient, ResidentWeights
+from core.lora.blend import Blender, Ingredient
 from core.lora.changes import LowRank
 from core.lora.parse import ParsedLora, parse_lora
+from core.lora.stores import weights_of
+from core.lora.weights import Share, Weight
 from tests.core.conftest import parsed, write_lora
 
 TO_Q = "transformer.transformer_blocks.0.attn.to_q"
@@ -51,9 +55,29 @@ def part(read: ParsedLora, weight: float, text_encoder: float = 0.0) -> Ingredie
     return Ingredient(read, "the LoRA", weight, text_encoder)
 
 
+@dataclass
+class Watched:
+    """A weight that says when it is written, after it was."""
+
+    weight: Weight
+    say: Callable[[], None]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight.shape
+
+    def set(self, shares: Sequence[Share]) -> torch.Tensor:
+        filled = self.weight.set(shares)
+        self.say()
+        return filled
+
+    def restore(self) -> None:
+        self.weight.restore()
+
+
 @pytest.fixture
 def blender(transformer: SD3Transformer2DModel) -> Blender:
-    return Blender(ResidentWeights({"transformer": transformer}))
+    return Blender(weights_of({"transformer": transformer}))
 
 
 def test_the_merged_weight_is_the_fp32_sum_rounded_once(
@@ -102,13 +126,8 @@ def test_weight_zero_is_no_lora_but_still_has_a_receipt(
 
 def test_only_layers_that_change_are_written(transformer: SD3Transformer2DModel, tmp_path: Path) -> None:
     written: list[str] = []
-
-    class Watched(ResidentWeights):
-        def write(self, layer: str, weight: torch.Tensor) -> None:
-            written.append(layer)
-            super().write(layer, weight)
-
-    blender = Blender(Watched({"transformer": transformer}))
+    store = weights_of({"transformer": transformer})
+    blender = Blender({layer: Watched(weight, partial(written.append, layer)) for layer, weight in store.items()})
     one, two = lora(tmp_path, 1, {TO_Q: (32, 32)}), lora(tmp_path, 2, {TO_K: (32, 32)})
     blender.apply([part(one, 1.0), part(two, 1.0)])
     written.clear()
@@ -141,17 +160,15 @@ def test_a_partial_lora_is_said_and_only_used_when_allowed(blender: Blender, tmp
 
 
 def test_a_write_that_fails_leaves_every_layer_pristine(transformer: SD3Transformer2DModel, tmp_path: Path) -> None:
-    class Full(ResidentWeights):
-        full = True
+    full = iter([True])
 
-        def write(self, layer: str, weight: torch.Tensor) -> None:
-            super().write(layer, weight)
-            if layer == TO_K and self.full:
-                self.full = False
-                raise torch.OutOfMemoryError("no room")
+    def fill() -> None:
+        if next(full, False):
+            raise torch.OutOfMemoryError("no room")
 
     before = checksum(transformer)
-    blender = Blender(Full({"transformer": transformer}))
+    store = weights_of({"transformer": transformer})
+    blender = Blender({**store, TO_K: Watched(store[TO_K], fill)})
     with pytest.raises(torch.OutOfMemoryError):
         blender.apply([part(lora(tmp_path), 1.0)])
     assert checksum(transformer) == before
@@ -178,7 +195,7 @@ def test_text_encoder_layers_take_their_own_weight_and_their_share_is_said(
     encoder = CLIPTextModel(CLIPTextConfig(hidden_size=8, intermediate_size=32, num_hidden_layers=2, vocab_size=10))
     fc1 = "text_encoder.text_model.encoder.layers.{}.mlp.fc1"
     read = lora(tmp_path, 5, {fc1.format(0): (32, 8), fc1.format(1): (32, 8), TO_Q: (32, 32)})
-    blender = Blender(ResidentWeights({"text_encoder": encoder, "transformer": transformer}))
+    blender = Blender(weights_of({"text_encoder": encoder, "transformer": transformer}))
     before = checksum(encoder), checksum(transformer)
     (receipt,) = blender.apply([part(read, 1.0, text_encoder=0.0)])
     assert (receipt.applied, receipt.total, receipt.text_encoder) == (3, 3, 2)
@@ -211,7 +228,7 @@ def test_linear_and_convolution_layers_draw_as_peft_does(tmp_path: Path) -> None
     plain = UNet2DConditionModel(**shape).eval()
     plain.load_state_dict(pristine)
     read = parse_lora(file, "0" * 64, "it", "pocket-sdxl")
-    (receipt,) = Blender(ResidentWeights({"unet": plain})).apply([part(read, 1.0)])
+    (receipt,) = Blender(weights_of({"unet": plain})).apply([part(read, 1.0)])
     assert receipt.applied == len(state) // 2 > 4
     with torch.no_grad():
         assert torch.allclose(plain(x, 10, words).sample, expected, atol=1e-5)

@@ -11,9 +11,10 @@ import torch
 
 from core.base_models import BASE_MODELS
 from core.loading import load_pipeline
-from core.lora.blend import Blender, Ingredient, ResidentWeights
+from core.lora.blend import Blender, Ingredient
 from core.lora.blocks import blocks_of, counted
 from core.lora.parse import parse_lora
+from core.lora.stores import weights_of
 from lora_catalog.card import Family
 from lora_catalog.families.table import MODEL_OF, modules
 from tests.core.by_peft import PARTS, adapted, watched, weigh
@@ -70,7 +71,7 @@ def test_a_blocks_number_multiplies_the_loras_weight_as_pefts_forward_does(
         return 0.8 * (named[0] if named else 1.0)
 
     weigh(denoiser, weight)
-    blend = Blender(ResidentWeights({part: getattr(by_blend, part)}))
+    blend = Blender(weights_of({part: getattr(by_blend, part)}))
     read = parse_lora(file, hashlib.sha256(file.read_bytes()).hexdigest(), "it", entry.family)
     bare = first_step(by_blend, part)
     (receipt,) = blend.apply([Ingredient(read, "it", 0.8, 0.8, count)])

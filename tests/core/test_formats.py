@@ -18,9 +18,10 @@ from lycoris.modules.lokr import LokrModule
 from lycoris.modules.norms import NormModule
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, get_peft_model_state_dict, inject_adapter_in_model
 
-from core.lora.blend import Blender, Ingredient, ResidentWeights
+from core.lora.blend import Blender, Ingredient
 from core.lora.changes import Change
 from core.lora.parse import ParsedLora
+from core.lora.stores import weights_of
 from tests.core.conftest import parsed
 
 LINEAR = "mid_block.attentions.0.proj_in"
@@ -177,7 +178,7 @@ def test_a_model_computes_as_with_pefts_own_unfused_adapter(
     state = {f"unet.{name}": value for name, value in get_peft_model_state_dict(adapted).items()}
     read = parsed(tmp_path, state, "pocket-sdxl", metadata)
     plain = copy.deepcopy(unet)
-    blender = Blender(ResidentWeights({"unet": plain}))
+    blender = Blender(weights_of({"unet": plain}))
     (receipt,) = blender.apply([Ingredient(read, "it", 1.0, 1.0)])
     assert receipt.applied == receipt.total >= 5
     expected = output(adapted.eval())
@@ -194,7 +195,7 @@ def test_half_the_weight_of_a_dora_is_half_the_way_to_the_trained_model(tmp_path
     model = torch.nn.Module()
     model.mid_block = torch.nn.Module()
     model.mid_block.attentions = torch.nn.ModuleList([torch.nn.ModuleDict({"proj_in": copy.deepcopy(base)})])
-    Blender(ResidentWeights({"unet": model})).apply([Ingredient(read, "it", 0.5, 0.5)])
+    Blender(weights_of({"unet": model})).apply([Ingredient(read, "it", 0.5, 0.5)])
     assert torch.allclose(model.get_parameter(f"{LINEAR}.weight"), (base.weight + weight) / 2, atol=1e-6)
 
 

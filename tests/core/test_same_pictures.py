@@ -17,7 +17,8 @@ from core.base_models import BASE_MODELS
 from core.engine import LocalEngine
 from core.errors import LoraFileBroken
 from core.loading import load_pipeline
-from core.lora.blend import Blender, Ingredient, ResidentWeights
+from core.lora.blend import Blender, Ingredient
+from core.lora.stores import weights_of
 from core.machine import Machine
 from core.messages import Done, Failed, Job, LoraFile, Receipt
 from core.request import request_from
@@ -202,7 +203,7 @@ def test_a_blend_draws_what_pefts_own_unfused_forward_draws(
 
     pipeline = load_pipeline(entry)
     read = parsed(tmp_path, state, entry.family)
-    blender = Blender(ResidentWeights({part: getattr(pipeline, part)}))
+    blender = Blender(weights_of({part: getattr(pipeline, part)}))
     (receipt,) = blender.apply([Ingredient(read, "it", 1.0, 1.0)])
     assert receipt.applied == receipt.total >= 6
     by_blend = latents(pipeline)

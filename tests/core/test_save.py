@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from core.base_models import BASE_MODELS
 from core.errors import LoraDoesNotFit, LoraRefused, ModelUnavailable
 from core.loading import load_pipeline
-from core.lora.blend import Blender, Ingredient, ResidentWeights
+from core.lora.blend import Blender, Ingredient
 from core.lora.changes import Change, LowRank, Whole
 from core.lora.parse import ParsedLora
 from core.lora.save import OneLora, one_lora
+from core.lora.stores import weights_of
 from tests.core.changes import FORMS, dora, low_rank, some, whole
 from tests.core.conftest import parsed
 
@@ -189,7 +190,7 @@ def test_diffusers_draws_the_same_picture_with_it(key: str, shapes: dict[str, tu
     pipeline = load_pipeline(BASE_MODELS[key])
     plain = drawn(pipeline)
     modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
-    blender = Blender(ResidentWeights(modules))
+    blender = Blender(weights_of(modules))
     blender.apply(blend)
     blended = drawn(pipeline)
     blender.apply([])

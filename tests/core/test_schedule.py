@@ -17,11 +17,13 @@ from core.drawing import Easel
 from core.engine import LocalEngine
 from core.errors import Cancelled, LoraDoesNotFit
 from core.loading import load_pipeline, scheduler_for
-from core.lora.blend import Blender, Ingredient, ResidentWeights
+from core.lora.blend import Blender, Ingredient
 from core.lora.changes import Whole
 from core.lora.course import Course
 from core.lora.parse import ParsedLora
 from core.lora.schedule import on_at, steps_on, switches
+from core.lora.stores import weights_of
+from core.lora.weights import PlainWeight
 from core.machine import Machine
 from core.messages import Done, Failed, Job, LoraFile, Progress
 from core.request import request_from
@@ -57,7 +59,7 @@ def test_switches_tell_every_step_by_the_last_change_before_it(windows: list[tup
 def test_a_course_goes_on_and_off_again_and_leaves_pristine_copies_for_any_later_use() -> None:
     linear = torch.nn.Linear(4, 4)
     before = linear.weight.detach().clone()
-    store = ResidentWeights({"part": torch.nn.Sequential(linear)})
+    store = weights_of({"part": torch.nn.Sequential(linear)})
     lora = ParsedLora("0" * 64, {"part.0": Whole(torch.ones(4, 4))}, origins={"part.0": "it"})
     course = Course(Blender(store), [Ingredient(lora, "it", 1.0, 0.0)], [(0.25, 0.75)], steps=4, allow_partial=False)
     on = []
@@ -66,7 +68,10 @@ def test_a_course_goes_on_and_off_again_and_leaves_pristine_copies_for_any_later
             course.before(step)
             on.append(not torch.equal(linear.weight, before))
     assert on == [False, True, True, False, False, True]
-    assert not store.pristine("part.0").is_inference()
+    weight = store["part.0"]
+    assert isinstance(weight, PlainWeight)
+    assert weight.pristine is not None
+    assert not weight.pristine.is_inference()
 
 
 STEPS = 6

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from core.lora.blend import Blender, Ingredient, ResidentWeights
+from core.lora.blend import Blender, Ingredient
 from core.lora.parse import parse_lora
+from core.lora.stores import weights_of
 from lora_catalog.card import Family
 from tests.training.conftest import Build, latents, same, state_of
 from training.folder import CaptionedFolder
@@ -35,7 +36,7 @@ def blended(pipeline: Any, file: Path) -> Blender:
     part = part_name(pipeline)
     family: Family = "pocket-sd3" if part == "transformer" else "pocket-sdxl"
     lora = parse_lora(file, hashlib.sha256(file.read_bytes()).hexdigest(), "style", family)
-    blender = Blender(ResidentWeights({part: getattr(pipeline, part)}))
+    blender = Blender(weights_of({part: getattr(pipeline, part)}))
     (receipt,) = blender.apply([Ingredient(lora, "style", 1.0, 1.0)])
     assert receipt.applied == receipt.total > 10
     return blender
