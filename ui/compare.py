@@ -1,0 +1,217 @@
+"""The Compare tab: the picture that Create asks for, drawn again with one or two things changed, side by side."""
+
+from __future__ import annotations
+
+import base64
+import io
+import secrets
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+from PIL import Image
+
+from core.base_models import BASE_MODELS
+from core.compare.run import ABOUT, Standing, compare_grid, compare_loras
+from core.errors import Cancelled
+from core.recipe import read_recipe
+from core.studio import Generated, Studio
+from ui.compared import sheet_file
+from ui.create import CreateTab
+from ui.form import raw_request
+from ui.messages import alert_html
+from ui.recall import Recall
+from ui.runs import Pace, Runs
+from ui.scripts import script
+from ui.under_way import in_words
+from ui.visitors import Visitors
+
+PACE = 0.25  # seconds between two looks at a picture that is being drawn
+LARGEST_LOOK = 384  # px of a picture in the table: recalling or saving brings the whole one
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_NUMBERS = ("weight", "steps", "guidance", "seed")
+_FOLLOWS_MODEL = ("steps", "guidance", "width", "height")
+
+
+class CompareTab:
+    """Lays out the tab and answers its events. Holds nothing of a visitor."""
+
+    def __init__(self, studio: Studio, runs: Runs, visitors: Visitors, create: CreateTab, recall: Recall) -> None:
+        self.studio, self.runs, self.visitors, self.recall = studio, runs, visitors, recall
+        accelerators = {entry.accelerator for entry in BASE_MODELS.values()}
+        cards = [
+            {"ref": card.ref, "title": card.title, "family": card.family}
+            for card in studio.catalog.bundled()
+            if card.ref not in accelerators
+        ]
+        with gr.Column(elem_id="compare"):
+            ask = gr.HTML(
+                value={}, html_template='<div class="compare-ask"></div>', js_on_load=script("compare_ask"),
+                apply_default_css=False, elem_id="compare-ask", models=studio.models(), cards=cards,
+            )  # fmt: skip
+            with gr.Row(elem_id="compare-do"):
+                self.compare = gr.Button("Compare", variant="primary", size="lg", elem_id="compare-button")
+                self.cancel = gr.Button("Cancel", variant="stop", size="lg", elem_id="compare-cancel", visible=False)
+                self.sheet = gr.DownloadButton("Save as one picture", size="lg", elem_id="compare-sheet", visible=False)
+            self.said = gr.HTML(elem_id="compare-said", apply_default_css=False)
+            self.table = gr.HTML(
+                value={}, html_template='<div class="compare-found" hidden></div>', js_on_load=script("compare_table"),
+                apply_default_css=False, elem_id="compare-table",
+            )  # fmt: skip
+        who: dict[str, Block] = {"visitor": create.visitor, "token": create.token}
+        self.compare.click(
+            self.draw,
+            inputs_kwargs={"ask": ask, "consent": create.consent, **who, **create.form.by_name()},
+            outputs=[self.table, self.said, self.sheet, self.compare, self.cancel],
+            preprocess=False,  # our schema judges the values, and its sentences name the fields
+            concurrency_id="draw",
+            **_PRIVATE,
+        )
+        self.cancel.click(self.stop, outputs=self.cancel, queue=False, **_PRIVATE)
+        self.table.select(
+            self.recalled, inputs_kwargs=who, outputs=[*recall.outputs, self.said], queue=False, **_PRIVATE
+        )
+
+    def draw(
+        self, request: gr.Request, ask: Any, visitor: Any, token: Any, **values: Any
+    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
+        """Draws what is asked for, cell by cell; ends with the buttons as they were, whatever happens."""
+        cancel = gr.update(visible=True, value="Cancel", interactive=True)
+        yield (
+            {self.said: _said("Starting …"), self.sheet: gr.update(visible=False)}
+            | self._busy()
+            | {self.cancel: cancel}
+        )
+        try:
+            raw, compare = asked(ask, values)
+            with self.runs.run(_session(request)) as stop:
+                yield from self._shown(compare(self.studio, raw, self.visitors.of(request, visitor, token), stop))
+        except Cancelled:
+            yield {self.said: _said("Cancelled.")} | self._idle()
+        except Exception as error:  # noqa: BLE001 - every error must give the buttons back; alert_html logs bugs
+            yield {self.said: alert_html(error)} | self._idle()
+
+    def _shown(self, standings: Iterator[Standing]) -> Iterator[dict[Any, Any]]:
+        """How it stands, whole at each yield: a browser that is behind leaves out all but the newest."""
+        looks: dict[str, str] = {}
+        table: dict[str, Any] = {}
+        run, done, pace = secrets.token_hex(4), -1, Pace(PACE)
+        for standing in standings:
+            if standing.done != done:
+                done = standing.done
+                looks |= {key: _look(drawn) for key, drawn in standing.drawn.items() if key not in looks}
+                table = _with_looks(standing, looks) | {"run": run}
+            elif not (standing.ended or pace.due()):
+                continue
+            shown: dict[Any, Any] = {self.table: table, self.said: _progress(standing)}
+            if standing.ended:
+                path = sheet_file(standing, self.sheet.GRADIO_CACHE)
+                yield shown | {self.sheet: gr.update(value=path, visible=True)} | self._idle()
+            else:
+                yield shown | {self.sheet: gr.update(visible=False)} | self._busy()
+
+    def _idle(self) -> dict[Any, Any]:
+        return {self.compare: gr.update(visible=True), self.cancel: gr.update(visible=False)}
+
+    def _busy(self) -> dict[Any, Any]:
+        return {self.compare: gr.update(visible=False), self.cancel: gr.update(visible=True)}
+
+    def stop(self, request: gr.Request) -> dict[str, Any]:
+        """The run notices within a step, keeps what is drawn and gives the buttons back itself."""
+        self.left(request)
+        return gr.update(value="Cancelling …", interactive=False)
+
+    def left(self, request: gr.Request) -> None:
+        """A closed page stops its comparison: nobody waits for it."""
+        self.runs.stop(_session(request))
+
+    def recalled(self, event: gr.EventData, request: gr.Request, visitor: Any, token: Any) -> dict[Any, Any]:
+        """The form filled from the recipe of the clicked picture."""
+        try:
+            recipe = read_recipe(event._data.get("recipe") if isinstance(event._data, dict) else None)
+            return self.recall.everything(recipe, self.visitors.of(request, visitor, token)) | {self.said: ""}
+        except Exception as error:  # noqa: BLE001 - each becomes a sentence; alert_html logs those that are bugs
+            return {self.said: alert_html(error)}
+
+
+def asked(ask: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """What the page asks for as the API would get it, unchecked, and what makes it: a strip or a grid."""
+    said = ask if isinstance(ask, dict) else {}
+    raw = raw_request(values) | {"images": None}
+    if said.get("kind") != "grid":
+        return raw, compare_loras
+    axes = {side: axis_in(said.get(side)) for side in ("columns", "rows")}
+    if any(isinstance(axis, dict) and axis.get("field") == "model" for axis in axes.values()):
+        raw |= _following(raw)
+    return raw | axes | {"baseline": said.get("baseline")}, compare_grid
+
+
+def axis_in(said: Any) -> Any:
+    """An axis as the page's script says it, as the API takes it: what was chosen, and the values in its text."""
+    if not isinstance(said, dict):
+        return said
+    field, chosen, text = said.get("field"), said.get("chosen"), said.get("text")
+    values = list(chosen) if isinstance(chosen, list) else []
+    if isinstance(text, str):
+        parts = text.split(";" if field == "prompt" and ";" in text else ",")
+        written = [part.strip() for part in parts if part.strip()]
+        values += [_number(part) for part in written] if field in _NUMBERS else written
+    return {"field": field, "lora": said.get("lora"), "values": values}
+
+
+def _following(raw: Mapping[str, Any]) -> dict[str, None]:
+    """What stands at the chosen model's own default follows the model; what was changed holds for all."""
+    entry = BASE_MODELS.get(str(raw.get("model")))
+    if entry is None:
+        return {}
+    own = {"steps": entry.steps, "guidance": entry.guidance, "width": entry.side, "height": entry.side}
+    return {name: None for name in _FOLLOWS_MODEL if raw.get(name) == own[name]}
+
+
+def _number(text: str) -> float | str:
+    """What is no number stays as it was written: the schema refuses it by its field's name."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _session(request: gr.Request) -> str:
+    return f"compare:{request.session_hash or ''}"
+
+
+def _with_looks(standing: Standing, looks: Mapping[str, str]) -> dict[str, Any]:
+    table = standing.table()
+    for place, cell in zip(table["cells"], standing.plan.cells, strict=True):
+        place["src"] = looks.get(cell.key)
+    return {name: table[name] for name in ("kind", "columns", "rows", "cells")}
+
+
+def _look(drawn: Generated) -> str:
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(drawn.pictures[0])) as picture:
+        look = picture.convert("RGB")
+        look.thumbnail((LARGEST_LOOK, LARGEST_LOOK))
+        look.save(out, "WEBP", quality=88)
+    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _progress(standing: Standing) -> str:
+    if standing.ended:
+        kept = f"Cancelled; {standing.done} of {standing.pictures} pictures are kept." if standing.cancelled else ""
+        whole = f"{len(standing.drawn)} of {standing.pictures} pictures, seed {standing.plan.base.seed}."
+        return _said(kept or whole, ABOUT)
+    at = min(standing.done + 1, standing.pictures)
+    progress = standing.progress
+    counted = progress.unit == "steps" and progress.total > 0
+    doing = f"step {progress.done} of {progress.total}" if counted else in_words(progress)
+    return _said(f"Picture {at} of {standing.pictures} · {doing}")
+
+
+def _said(sentence: str, more: str = "") -> str:
+    about = f'<p class="hint">{escape(more)}</p>' if more else ""
+    return f'<p class="said" role="status">{escape(sentence)}</p>{about}'
