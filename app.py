@@ -6,6 +6,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -14,12 +15,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any, Never, cast, get_args
 
 from core.base_models import BASE_MODELS, POCKET
+from core.request import Consent
 from lora_catalog.reference import HUB_ENDPOINT
 
 if TYPE_CHECKING:
+    from core.records.status import Sync
     from lora_catalog.catalog import Catalog
     from ui.page import Page as LoomPage
     from ui.runs import Runs
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("loom")
 
 AT_HOME = ("127.0.0.1", "localhost")
+FLUSH = 7.0  # seconds for the last records to reach the Hub when told to stop, which takes ten in all
 PUBLIC_UPLOAD = 250_000_000  # bytes: strangers' files lie beside each other on the server's disk
 
 
@@ -45,7 +49,7 @@ class Settings:
     model: str | None
     data_dir: Path
     log_dataset: str | None
-    consent: str | None
+    consent: Consent | None
 
 
 @dataclass(frozen=True)
@@ -93,14 +97,17 @@ def _folder(text: str) -> Path:
     return path
 
 
-def _consent(text: str) -> str:
-    if text not in ("none", "recipe", "picture"):
-        raise ValueError("none, recipe or picture")
+def _consent(text: str) -> Consent:
+    for consent in get_args(Consent):
+        if text == consent:
+            return cast(Consent, consent)
+    raise ValueError("none, recipe or picture")
+
+
+def _dataset(text: str) -> str:
+    if not re.fullmatch(r"(?!.*(--|\.\.))[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", text, re.ASCII):
+        raise ValueError("a dataset repo of the Hub, as USER/REPO")
     return text
-
-
-def _later(_: str) -> Never:
-    raise ValueError("left out: this version keeps no records")
 
 
 _OPTIONS = (
@@ -111,10 +118,10 @@ _OPTIONS = (
     _Option("mcp", _switch, None, "also serve the API's endpoints as MCP tools"),
     _Option("model", _model, None, "the model to begin with; left out: the best one that this machine can run", "KEY"),
     _Option("data_dir", _folder, "data", "folder for LoRA files, your own (in loras/) and fetched ones", "DIR"),
-    _Option("log_dataset", _later, None, "dataset repo of the Hub for records; not available in this version",
-            "USER/REPO"),
-    _Option("consent", _consent, None, "what a record may keep: none, recipe or picture; this version keeps no records",
-            "KIND"),
+    _Option("log_dataset", _dataset, None, "dataset repo of the Hub that records are sent to, made private if it is not"
+            " there; needs HF_TOKEN with write access", "USER/REPO"),
+    _Option("consent", _consent, None, "what is kept of a picture where its visitor chooses nothing: none, recipe or"
+            " picture; left out: picture, but recipe with --log-dataset", "KIND"),
 )  # fmt: skip
 
 
@@ -186,7 +193,7 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
     """Serves until SIGINT or SIGTERM, which raise SystemExit here."""
     check_address(settings.host, settings.port)
     check_folder(settings.data_dir)
-    page, runs, warm_up = _wired(settings, environ)
+    page, runs, sync, warm_up = _wired(settings, environ)
 
     try:
         try:
@@ -201,18 +208,25 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
         if page.share_url:
             print(f"Shared at {page.share_url}", flush=True)
         threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
+        sync.start()
         threading.Event().wait()
     finally:
         runs.stop_all()
         page.close(verbose=False)
+        sync.flush(FLUSH)  # what it cannot send goes at the next start
+        sync.close()
 
 
-def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Runs, Callable[[], None]]:
+def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Runs, Sync, Callable[[], None]]:
     """The one place that knows all parts."""
+    import httpx2
     from huggingface_hub import get_token
 
     from core.engine import LocalEngine
     from core.machine import best_model, survey
+    from core.records.dataset import TIMEOUT
+    from core.records.journal import Journal
+    from core.records.sync import dataset_sync
     from core.studio import Studio
     from lora_catalog.sources.folder import LARGEST_FILE
     from ui.page import build_page
@@ -237,8 +251,15 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
         words = PocketWords()
     visitors = Visitors(lent_token=None if public else token)
     hosts = () if public or settings.host not in AT_HOME else AT_HOME
-    page = build_page(Studio(engine, catalog, model), words, runs, visitors, largest_upload=largest_upload, hosts=hosts)
-    return page, runs, lambda: engine.warm_up(model)
+    journal = Journal(settings.data_dir / "journal.sqlite")
+    consent = settings.consent or ("picture" if settings.log_dataset is None else "recipe")
+    studio = Studio(engine, catalog, model, journal, consent, machine.device)
+    sync = dataset_sync(
+        journal, settings.log_dataset, settings.data_dir / "sealed", environ.get("HF_ENDPOINT") or HUB_ENDPOINT, token,
+        httpx2.Client(timeout=TIMEOUT),
+    )  # fmt: skip
+    page = build_page(studio, words, runs, visitors, largest_upload=largest_upload, hosts=hosts, sync=sync)
+    return page, runs, sync, lambda: engine.warm_up(model)
 
 
 def _catalog(data_dir: Path, endpoint: str, public: bool, largest_upload: int) -> Catalog:
@@ -280,6 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, _leave)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio at import; it would call outside hosts
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read at import; optional packages are no news
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # the same, of faster kernels for a CPU
     try:
         settings = settings_from(sys.argv[1:] if argv is None else argv, os.environ)
         serve(settings, os.environ)

@@ -10,6 +10,8 @@ from typing import Any
 from lora_catalog.card import Family
 
 POCKET = Path(__file__).resolve().parent.parent / "models" / "pocket"
+_UNUSED = "Not used: this mode draws without guidance"
+_TWICE = "above 1 each step is drawn twice."  # once with the prompt and once without it, as diffusers guides
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class BaseModel:
     variant: str | None = "fp16"
     dtype: str = "float16"
     gated: bool = False
+    guidance_note: str = ""  # why guidance is held low, where it is
     takes_negative_prompt: bool = True
     text_tokens: int = 77
     t5_tokens: int | None = None  # SD3 only: how many T5 tokens are asked for
@@ -45,6 +48,12 @@ class BaseModel:
     def folder(self) -> Path | None:
         """Where an embedded model lies; None for one of the Hub."""
         return POCKET / self.repo if self.embedded else None
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What to say beside a control that this model narrows or does not use, by the request's name of it."""
+        said = {"guidance": self.guidance_note, "negative_prompt": "" if self.takes_negative_prompt else _UNUSED}
+        return {control: note for control, note in said.items() if note}
 
 
 _SD3: dict[str, Any] = {
@@ -83,6 +92,7 @@ _LCM: dict[str, Any] = {
     "guidance": 1.0,
     "steps_range": (1, 12),
     "guidance_range": (1.0, 2.0),
+    "guidance_note": f"LCM draws without guidance: {_TWICE}",
     "samplers": ("lcm",),
 }
 
@@ -110,6 +120,7 @@ _ENTRIES = (
     BaseModel(
         key="sd3.5-large-turbo", title="Stable Diffusion 3.5 Large Turbo", family="sd3.5-large",
         repo="stabilityai/stable-diffusion-3.5-large-turbo", steps=4, guidance=1.0, guidance_range=(1.0, 2.0),
+        guidance_note=f"Large Turbo was made to draw without guidance: {_TWICE}",
         takes_negative_prompt=False, steps_range=(1, 12), memory_gb=27.5, **_SD3,
     ),
     BaseModel(
@@ -132,6 +143,7 @@ _ENTRIES = (
     BaseModel(
         key="sdxl-turbo", title="SDXL Turbo", family="sdxl", repo="stabilityai/sdxl-turbo", steps=1, guidance=1.0,
         steps_range=(1, 8), guidance_range=(1.0, 1.0), takes_negative_prompt=False, memory_gb=7.0,
+        guidance_note="SDXL Turbo was made for one step without guidance: it takes none.",
         **_SDXL | {"side": 512, "licence": "sai-nc-community", "samplers": ("euler-ancestral",)},
     ),
     BaseModel(

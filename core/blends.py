@@ -8,9 +8,9 @@ import re
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,25 @@ from safetensors.torch import save_file
 
 from core.base_models import BaseModel
 from core.base_weights import BaseWeights
-from core.errors import BadRequest
+from core.errors import BadRequest, Cancelled
 from core.gathering import Gathering
 from core.lora.analysis import SAME_WAY, Look, Overlaps, look_at, overlaps_of
-from core.lora.blend import Ingredient
+from core.lora.blend import Blender, Ingredient
 from core.lora.blocks import counted
+from core.lora.changes import Shape
 from core.lora.formats import LARGEST_RANK
 from core.lora.parse import ParsedLora, parse_lora
 from core.lora.save import OneLora, one_lora
-from core.messages import LoraFile
+from core.lora.weights import Share
+from core.messages import LoraFile, Progress, Receipt, StopFlag
 from core.recipe import APP, APP_VERSION
 from core.request import GenerationRequest
 from lora_catalog.catalog import Catalog
+from lora_catalog.families.table import MODEL_OF, modules
 from lora_catalog.visitor import Visitor
 
 LONGEST_TITLE = 100  # letters
+AWHILE = 0.1  # seconds between two looks at the stop flag
 MOST_KEPT = 16  # blends whose overlaps are remembered: other weights need no other look into the files
 PRECISIONS = {"float16": torch.float16, "float32": torch.float32}
 
@@ -47,7 +51,11 @@ class SavedBlend:
 
 
 class Blends:
-    """Safe to call from several threads; what computes waits its turn, drawing goes on meanwhile."""
+    """Safe to call from several threads; what computes waits its turn, drawing goes on meanwhile.
+
+    What takes long is a generator: it tells of its progress on the way, returns the answer, and raises Cancelled soon
+    after its stop flag is set.
+    """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -55,18 +63,15 @@ class Blends:
         self._overlaps: OrderedDict[tuple[str, ...], Overlaps] = OrderedDict()
         self._bases: dict[str, BaseWeights] = {}
 
-    def inspect(self, request: GenerationRequest, visitor: Visitor) -> dict[str, Any]:
+    def inspect(
+        self, request: GenerationRequest, visitor: Visitor, stop: StopFlag
+    ) -> Generator[Progress, None, dict[str, Any]]:
         """Overlaps, norms and suggested weights. Raises what gathering and parsing raise, and ModelUnavailable."""
-        entry = request.entry
-        with self._gathered(request, visitor) as files, self._turn, torch.inference_mode():
-            base, overlaps = self._base(entry), self._overlaps_of(files, entry)
-            blend = [_ingredient(file, ParsedLora(file.sha256, {}), entry) for file in files]
-            preferred = [
-                math.copysign(self._catalog.card(file.ref, visitor).weight, file.weight or file.text_encoder)
-                for file in files
-            ]
-            look = look_at(blend, preferred, overlaps, entry.family, base.squared_norm)
-        return {"model": entry.key, "said": _said(look), **_listed(look, files)}
+        with ExitStack() as held:
+            files = yield from self._gathered(request, visitor, stop, held)
+            yield Progress("Looking at their layers")
+            yield from self._await_turn(stop, held)
+            return self._inspected(files, request.entry, visitor, stop)
 
     def save(
         self,
@@ -76,49 +81,84 @@ class Blends:
         precision: object,
         visitor: Visitor,
         folder: Path,
-    ) -> SavedBlend:
+        stop: StopFlag,
+    ) -> Generator[Progress, None, SavedBlend]:
         """Writes the blend into `folder` as one LoRA: exact where `rank` is None, else cut to it.
 
-        Raises BadRequest, LoraRefused, ModelUnavailable, and what gathering and parsing raise.
+        Raises BadRequest, LoraRefused, ModelUnavailable, and what gathering and parsing raise; LoraDoesNotFit for a
+        LoRA that drawing would refuse, unless the request allows partial ones.
         """
-        dtype = _precision(precision)
-        most, title, entry = _rank(rank), _title(title), request.entry
+        how = _How(_rank(rank), _title(title), _precision(precision))
         if any((lora.start, lora.end) != (0.0, 1.0) for lora in request.loras):
             raise BadRequest("loras", "loras must not have a start or an end here: a saved LoRA holds for every step.")
-        with self._gathered(request, visitor) as files, self._turn, torch.inference_mode():
-            blend = [_ingredient(file, _parsed(file, entry), entry) for file in files]
-            one = one_lora(blend, entry.family, self._base(entry).of, most, PRECISIONS[dtype])
-            cards = [self._catalog.card(file.ref, visitor) for file in files]
-            title = title or " + ".join(card.title for card in cards)
-            parents = [
-                {"ref": file.ref, "sha256": file.sha256, "weight": file.weight, "text_encoder": file.text_encoder,
-                 "blocks": dict(file.blocks), "licence": card.licence, "layers": layers}
-                for file, card, layers in zip(files, cards, one.applied, strict=True)
-            ]  # fmt: skip
-            about = _about(one, title, entry, exact=most is None) | {"precision": dtype, "parents": parents}
-            path = folder / f"{_file_name(title)}.safetensors"
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(one.tensors, path, _metadata(about))
+        with ExitStack() as held:
+            files = yield from self._gathered(request, visitor, stop, held)
+            yield Progress("Weaving them into one")
+            yield from self._await_turn(stop, held)
+            return self._saved(request, files, how, visitor, folder, stop)
+
+    @torch.inference_mode()
+    def _inspected(
+        self, files: Sequence[LoraFile], entry: BaseModel, visitor: Visitor, stop: StopFlag
+    ) -> dict[str, Any]:
+        overlaps = self._overlaps_of(files, entry, stop)
+        blend = [_ingredient(file, ParsedLora(file.sha256, {}), entry) for file in files]
+        preferred = [
+            math.copysign(self._catalog.card(file.ref, visitor).weight, file.weight or file.text_encoder)
+            for file in files
+        ]
+        look = look_at(blend, preferred, overlaps, entry.family, self._base(entry).squared_norm)
+        return {"model": entry.key, "said": _said(look), **_listed(look, files)}
+
+    @torch.inference_mode()
+    def _saved(
+        self,
+        request: GenerationRequest,
+        files: Sequence[LoraFile],
+        how: _How,
+        visitor: Visitor,
+        folder: Path,
+        stop: StopFlag,
+    ) -> SavedBlend:
+        entry = request.entry
+        blend = [_ingredient(file, _parsed(file, entry, stop), entry) for file in files]
+        receipts = _receipts(blend, entry, request.allow_partial)
+        one = one_lora(blend, entry.family, self._base(entry).of, how.rank, PRECISIONS[how.precision])
+        _go_on(stop)
+        cards = [self._catalog.card(file.ref, visitor) for file in files]
+        title = how.title or " + ".join(card.title for card in cards)
+        parents = [
+            {"ref": file.ref, "sha256": file.sha256, "weight": file.weight, "text_encoder": file.text_encoder,
+             "blocks": dict(file.blocks), "licence": card.licence, "layers": layers, "receipt": asdict(receipt)}
+            for file, card, layers, receipt in zip(files, cards, one.applied, receipts, strict=True)
+        ]  # fmt: skip
+        about = _about(one, title, entry, exact=how.rank is None) | {"precision": how.precision, "parents": parents}
+        path = folder / f"{_file_name(title)}.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(one.tensors, path, _metadata(about))
         return SavedBlend(path, about | {"bytes": path.stat().st_size})
 
-    @contextmanager
-    def _gathered(self, request: GenerationRequest, visitor: Visitor) -> Iterator[tuple[LoraFile, ...]]:
+    def _gathered(
+        self, request: GenerationRequest, visitor: Visitor, stop: StopFlag, held: ExitStack
+    ) -> Generator[Progress, None, tuple[LoraFile, ...]]:
         """The request's LoRAs on this machine, without an accelerator: that one belongs to the model."""
         if not request.loras:
             raise BadRequest("loras", "loras is required: the blend, a list of objects with a ref and a weight.")
-        with ExitStack() as held:
-            gathering = Gathering(self._catalog, visitor, threading.Event(), held).gather(request, None)
-            while True:
-                try:
-                    next(gathering)
-                except StopIteration as end:
-                    yield end.value[1]
-                    return
+        _, files = yield from Gathering(self._catalog, visitor, stop, held).gather(request, None)
+        return files
 
-    def _overlaps_of(self, files: Sequence[LoraFile], entry: BaseModel) -> Overlaps:
+    def _await_turn(self, stop: StopFlag, held: ExitStack) -> Generator[Progress]:
+        """Held until `held` is closed; whoever has it yields no more, lest nobody goes on."""
+        while not self._turn.acquire(timeout=AWHILE):
+            _go_on(stop)
+            yield Progress("Waiting for the blend before yours")
+        held.callback(self._turn.release)
+        _go_on(stop)
+
+    def _overlaps_of(self, files: Sequence[LoraFile], entry: BaseModel, stop: StopFlag) -> Overlaps:
         key = (entry.repo, *(file.sha256 for file in files))
         if key not in self._overlaps:
-            loras = [_parsed(file, entry) for file in files]
+            loras = [_parsed(file, entry, stop) for file in files]
             self._overlaps[key] = overlaps_of(loras, entry.family, self._base(entry).of)
             while len(self._overlaps) > MOST_KEPT:
                 self._overlaps.popitem(last=False)
@@ -131,12 +171,53 @@ class Blends:
         return self._bases[entry.repo]
 
 
-def _parsed(file: LoraFile, entry: BaseModel) -> ParsedLora:
+@dataclass(frozen=True)
+class _How:
+    """To save it: an empty title stands for the parents' names."""
+
+    rank: int | None
+    title: str
+    precision: str
+
+
+def _go_on(stop: StopFlag) -> None:
+    if stop.is_set():
+        raise Cancelled("Cancelled.")
+
+
+def _parsed(file: LoraFile, entry: BaseModel, stop: StopFlag) -> ParsedLora:
+    _go_on(stop)
     return parse_lora(file.path, file.sha256, file.ref, entry.family)
 
 
 def _ingredient(file: LoraFile, lora: ParsedLora, entry: BaseModel) -> Ingredient:
     return Ingredient(lora, file.ref, file.weight, file.text_encoder, counted(file.blocks, entry.family))
+
+
+@dataclass(frozen=True)
+class _Unwritten:
+    """A parameter of which only the shape is known."""
+
+    shape: Shape
+
+    def set(self, shares: Sequence[Share]) -> torch.Tensor:
+        raise LookupError
+
+    def restore(self) -> None:
+        raise LookupError
+
+
+def _receipts(blend: Sequence[Ingredient], entry: BaseModel, allow_partial: bool) -> tuple[Receipt, ...]:
+    """What drawing would tell of each LoRA, and refuse: receipts count layers whatever their weight, and those of
+    weight 0 are never written.
+
+    What the table of families leaves out, normalisations and biases, `one_lora` refuses.
+    """
+    store = {layer: _Unwritten(change.shape) for part in blend for layer, change in part.lora.layers.items()}
+    for (component, path), shape in modules(MODEL_OF[entry.family]).items():
+        store[f"{component}.{path}"] = _Unwritten(shape)
+    unheard = [replace(part, weight=0.0, text_encoder=0.0) for part in blend]
+    return Blender(store).apply(unheard, allow_partial=allow_partial)
 
 
 def _listed(look: Look, files: Sequence[LoraFile]) -> dict[str, Any]:
@@ -189,14 +270,20 @@ def _about(one: OneLora, title: str, entry: BaseModel, exact: bool) -> dict[str,
 def _metadata(about: Mapping[str, Any]) -> dict[str, str]:
     """As Stability's ModelSpec 1.0 has it, and all we know under a name of our own."""
     parents = about["parents"]
+    short = [parent | {"receipt": _counts(parent["receipt"])} for parent in parents]
     return {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.title": about["title"],
         "modelspec.license": ", ".join(dict.fromkeys(parent["licence"] or "none named" for parent in parents)),
         "modelspec.merged_from": ", ".join(parent["ref"] for parent in parents),
-        "lora_loom.blend": json.dumps({"app": f"{APP} {APP_VERSION}", **about}),
+        "lora_loom.blend": json.dumps({"app": f"{APP} {APP_VERSION}", **about, "parents": short}),
     }
+
+
+def _counts(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """A header is no place for thousands of names of layers."""
+    return {name: count for name, count in receipt.items() if name != "skipped"}
 
 
 def _rank(value: object) -> int | None:

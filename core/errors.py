@@ -9,6 +9,8 @@ LoomError
 │   └── LoraFileBroken    unreadable, half a pair, not finite
 ├── Cancelled             somebody pressed Cancel
 ├── OutOfMemory           the device has too little memory for this
+├── JournalRefused        the records on this machine cannot be used
+│   └── NotRecorded       a picture was drawn, but no record of it kept
 └── Internal              a bug: the log has its traceback under the id shown
 The catalogue has a tree of its own (lora_catalog.errors); both kinds carry sentences for users.
 """
@@ -57,6 +59,25 @@ class Cancelled(LoomError):
 
 class OutOfMemory(LoomError):
     """The device ran out of memory; weights are as they were."""
+
+
+class JournalRefused(LoomError):
+    """`reason` is a clause that says why the journal cannot be used."""
+
+    _SENTENCE = "The journal of this studio cannot be used: {}."
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(self._SENTENCE.format(reason))
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[JournalRefused], tuple[str]]:
+        return type(self), (self.reason,)
+
+
+class NotRecorded(JournalRefused):
+    """A picture was drawn, but no record of it is kept."""
+
+    _SENTENCE = "Not recorded: {}."
 
 
 class Internal(LoomError):

@@ -1,99 +1,113 @@
-"""Recipe: all that is needed to make the same picture again, as JSON, in PNG chunks and as a link."""
+"""Recipe: all that is needed to make the same picture again, as JSON and as a link, and how either is checked."""
 
 from __future__ import annotations
 
 import base64
-import io
+import binascii
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
-from PIL import Image, PngImagePlugin
 from pydantic import BaseModel as Schema
 from pydantic import ConfigDict, Field, ValidationError
 
 from core.base_models import BASE_MODELS
 from core.errors import BadRequest
-from core.lora.strength import factor_for
 from core.messages import Done, Job
-from core.request import GenerationRequest, request_from
-from lora_catalog.errors import CatalogError
+from core.request import LARGEST_SEED, GenerationRequest, request_from
+from lora_catalog.errors import CatalogError, quoted
 from lora_catalog.reference import LoraRef
 
 APP = "LoRA Loom"
 APP_VERSION = "0.1.0"
-CHUNK = "lora-loom"
 LONGEST = 200_000  # characters of JSON
+LONGEST_LINK = 4 * LONGEST // 3 + 1_000
+
+# What no model of any version has ever taken: a forged recipe is refused before anything else is made of it. The
+# models' own ranges are the request's to judge.
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Pixels = Annotated[int, Field(ge=1, le=65_536)]
+Strength = Annotated[float, Field(ge=-1_000, le=1_000)]
+Short = Annotated[str, Field(max_length=1_000)]
 
 
 class _Part(Schema):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class RecipeModel(_Part):
     """`repo` is null for an embedded model; `revision` is the Hub's commit or the hash of the embedded files."""
 
-    key: str
-    repo: str | None
-    revision: str | None
-    accelerator: str | None
+    key: Short
+    repo: Short | None
+    revision: Short | None
+    accelerator: Short | None
 
 
 class RecipeReceipt(_Part):
-    applied: int
-    total: int
+    """What was applied of a LoRA; `text_encoder` of those layers are of text encoders."""
+
+    applied: Count
+    total: Count
     skipped: tuple[tuple[str, str], ...] = ()
+    text_encoder: Count = 0
 
 
 class RecipeLora(_Part):
-    ref: str
-    sha256: str
-    weight: float
-    start: float = 0.0
-    end: float = 1.0
-    blocks: dict[str, float] | None = None
-    text_encoder: float | None = None
+    ref: Short
+    sha256: Short
+    weight: Strength
+    start: Strength = 0.0
+    end: Strength = 1.0
+    blocks: dict[str, Strength] | None = None
+    text_encoder: Strength | None = None
     muted: bool = False
     receipt: RecipeReceipt | None = None
 
 
 class Plan(_Part):
-    dtype: str
-    quantisation: str | None = None
-    device: str
-    batch: int = 1
+    dtype: Short
+    quantisation: Short | None = None
+    device: Short
+    batch: Count = 1
 
 
 class Recipe(_Part):
     """Version 1. Unknown versions and unknown fields are refused by name."""
 
     version: Literal[1] = 1
-    app: str
+    app: Short
     model: RecipeModel
     prompt: str
     negative_prompt: str = ""
-    steps: int
-    guidance: float
-    sampler: str
-    width: int
-    height: int
+    steps: Count
+    guidance: Strength
+    sampler: Short
+    width: Pixels
+    height: Pixels
     seed: int
-    images: int
+    images: Count
     loras: tuple[RecipeLora, ...] = ()
     allow_partial: bool = False
-    total_strength: float | None = None
+    total_strength: Strength | None = None
     init: dict[str, Any] | None = None
     plan: Plan
-    lossy: tuple[str, ...] = ()
-    libraries: dict[str, str] = Field(default_factory=dict)
-    created_at: str
+    lossy: tuple[Short, ...] = ()
+    libraries: dict[str, Short] = Field(default_factory=dict)
+    created_at: Short
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return self.model_dump(mode="json")
+
+    def as_text(self) -> str:
+        """Compact JSON, letters beyond ASCII as they are."""
+        return json.dumps(self.as_json(), ensure_ascii=False, separators=(",", ":"))
 
     def of_picture(self, index: int) -> Recipe:
         """The recipe of one picture of a batch: its own seed, one image."""
@@ -113,11 +127,14 @@ class Recipe(_Part):
         )  # fmt: skip
 
 
-def read_recipe(raw: Any) -> Recipe:
-    """A recipe from a client's object; BadRequest names what is unknown, missing or of the wrong kind."""
+def recipe_from(raw: Any) -> Recipe:
+    """A recipe from a client's object, wherever it can be made; BadRequest names what is unknown, missing or wrong."""
     if not isinstance(raw, Mapping):
         raise BadRequest("recipe", "recipe must be an object, as /generate returned it.")
-    text = json.dumps(raw, default=str)
+    try:
+        text = json.dumps(raw, default=str, allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        raise BadRequest("recipe", "recipe must be plain JSON: finite numbers, and no deep nesting.") from None
     if len(text) > LONGEST:
         raise BadRequest("recipe", f"recipe must have at most {LONGEST} characters.")
     if type(raw.get("version")) is not int or raw["version"] != 1:
@@ -126,23 +143,45 @@ def read_recipe(raw: Any) -> Recipe:
         recipe = Recipe.model_validate_json(text)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
-        place = "recipe" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in found["loc"])
+        place = "recipe" + "".join(_step(part) for part in found["loc"])
         rule = {"missing": "is required", "extra_forbidden": "is not a field of version 1"}.get(
             found["type"], "has a value it cannot have"
         )
         raise BadRequest(place, f"{place} {rule}.") from None
-    for name, said, ours in _only_here(recipe):
+    if not 0 <= recipe.seed <= LARGEST_SEED:
+        raise BadRequest("recipe.seed", f"recipe.seed must be the seed that was drawn: from 0 to {LARGEST_SEED}.")
+    return recipe
+
+
+def recipe_from_text(text: str) -> Recipe:
+    """The same from JSON as text."""
+    if len(text) > LONGEST:
+        raise BadRequest("recipe", f"recipe must have at most {LONGEST} characters.")
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadRequest("recipe", "recipe is not valid JSON: copy all of it, from { to }.") from None
+    return recipe_from(raw)
+
+
+def read_recipe(raw: Any) -> Recipe:
+    """The same, where this version can make the picture again at all; else BadRequest says why not."""
+    recipe = recipe_from(raw)
+    for name, said, ours in only_here(recipe):
         if said != ours:
             raise BadRequest(
                 f"recipe.{name}",
                 f"recipe.{name} must be {json.dumps(ours)}: this version can make no other picture again.",
             )
-    if recipe.seed < 0:
-        raise BadRequest("recipe.seed", "recipe.seed must be the seed that was drawn: from 0 on.")
     return recipe
 
 
-def _only_here(recipe: Recipe) -> list[tuple[str, Any, Any]]:
+def _step(part: int | str) -> str:
+    """Of the way to a field; a name that somebody made up is shown in part."""
+    return f"[{part}]" if isinstance(part, int) else f".{quoted(part) if not part.isidentifier() else part[:80]}"
+
+
+def only_here(recipe: Recipe) -> list[tuple[str, Any, Any]]:
     """Fields that this version reads but can honour in one way only: name, what is said, what it can be."""
     found: list[tuple[str, Any, Any]] = [
         ("init", recipe.init, None),
@@ -168,7 +207,8 @@ def _unpinned(said: str | None, ours: str | None) -> str | None:
 
 
 @cache
-def _libraries() -> dict[str, str]:
+def libraries_here() -> dict[str, str]:
+    """What draws here, by version."""
     return {name: version(name) for name in ("torch", "diffusers", "transformers")}
 
 
@@ -189,7 +229,10 @@ def recipe_of(job: Job, done: Done) -> Recipe:
             RecipeLora(
                 ref=file.ref, sha256=file.sha256, weight=lora.weight, start=lora.start, end=lora.end,
                 blocks=lora.blocks, text_encoder=lora.text_encoder, muted=lora.muted,
-                receipt=RecipeReceipt(applied=receipt.applied, total=receipt.total, skipped=receipt.skipped),
+                receipt=RecipeReceipt(
+                    applied=receipt.applied, total=receipt.total, skipped=receipt.skipped,
+                    text_encoder=receipt.text_encoder,
+                ),
             )
         )  # fmt: skip
     return Recipe(
@@ -213,50 +256,34 @@ def recipe_of(job: Job, done: Done) -> Recipe:
         allow_partial=request.allow_partial,
         total_strength=request.total_strength,
         plan=Plan.model_validate(done.plan),
-        libraries=_libraries(),
+        libraries=libraries_here(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def a1111_text(recipe: Recipe) -> str:
-    """The `parameters` text that A1111 and its heirs read, LoRA hashes included, with the weights that counted."""
-    heard = [lora for lora in recipe.loras if not lora.muted]
-    factor = factor_for((lora.weight for lora in heard), recipe.total_strength)
-    tags = "".join(f" <lora:{_name(lora.ref)}:{factor * lora.weight:g}>" for lora in heard)
-    lines = [recipe.prompt + tags]
-    if recipe.negative_prompt:
-        lines.append(f"Negative prompt: {recipe.negative_prompt}")
-    fields = {
-        "Steps": recipe.steps,
-        "Sampler": recipe.sampler,
-        "CFG scale": f"{recipe.guidance:g}",
-        "Seed": recipe.seed,
-        "Size": f"{recipe.width}x{recipe.height}",
-        "Model": recipe.model.key,
-    }
-    hashes = ", ".join(f"{_name(lora.ref)}: {lora.sha256[:12]}" for lora in heard)
-    if hashes:
-        fields["Lora hashes"] = f'"{hashes}"'
-    fields["Version"] = recipe.app
-    lines.append(", ".join(f"{name}: {value}" for name, value in fields.items()))
-    return "\n".join(lines)
-
-
-def _name(ref: str) -> str:
-    return ref.rsplit("/", 1)[-1].rsplit(":", 1)[-1].removesuffix(".safetensors")
-
-
-def png_with_recipe(width: int, height: int, data: bytes, recipe: Recipe) -> bytes:
-    """PNG bytes that carry the recipe in our chunk and beside it in A1111's."""
-    chunks = PngImagePlugin.PngInfo()
-    chunks.add_itxt(CHUNK, json.dumps(recipe.as_json(), ensure_ascii=False, separators=(",", ":")))
-    chunks.add_itxt("parameters", a1111_text(recipe))
-    out = io.BytesIO()
-    Image.frombytes("RGB", (width, height), data).save(out, "PNG", pnginfo=chunks, compress_level=1)
-    return out.getvalue()
-
-
 def permalink(recipe: Recipe) -> str:
     """`/?recipe=` and the recipe as unpadded base64url of its UTF-8 JSON: needs no state on a server."""
-    text = json.dumps(recipe.as_json(), ensure_ascii=False, separators=(",", ":")).encode()
-    return "/?recipe=" + base64.urlsafe_b64encode(text).rstrip(b"=").decode()
+    return "/?recipe=" + base64.urlsafe_b64encode(recipe.as_text().encode()).rstrip(b"=").decode()
+
+
+_IN_ADDRESS = re.compile(r"[?&]recipe=([^&#]*)")
+_BARE = re.compile(r"eyJ[A-Za-z0-9_-]*=*")  # base64url of what begins as a JSON object does
+
+
+def text_of_link(text: str) -> str | None:
+    """The JSON in a permalink, in any address that ends in one, or in its base64url alone; None where it is no link.
+
+    Raises BadRequest for a link that is torn.
+    """
+    if found := _IN_ADDRESS.search(text):
+        coded = unquote(found[1])
+    elif _BARE.fullmatch(text):
+        coded = text
+    else:
+        return None
+    coded = coded.rstrip("=")
+    try:
+        data = base64.b64decode(coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True)
+        return data.decode()
+    except (binascii.Error, ValueError):
+        raise BadRequest("text", "The recipe in this link is torn: copy the whole link again.") from None

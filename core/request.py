@@ -92,7 +92,7 @@ class GenerationRequest(_Frozen):
     sampler: str
     allow_partial: bool = False
     total_strength: Annotated[Number, Field(gt=0, le=10)] | None = None
-    consent: Consent = "none"
+    consent: Consent | None = None  # the owner's default
     visitor: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_-]*$")] = ""
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +15,16 @@ from core.base_models import BASE_MODELS, BaseModel
 from core.errors import BadRequest, ModelUnavailable
 from core.gathering import Gathering
 from core.messages import Done, Drawn, Engine, Failed, Job, Preview, Progress, StopFlag
-from core.recipe import Recipe, png_with_recipe, read_recipe, recipe_of
-from core.request import LARGEST_SEED, GenerationRequest, entry_of, request_from
+from core.recipe import Recipe, read_recipe, recipe_of
+from core.recipe_code import as_diffusers, as_python
+from core.recipe_files import png_with_recipe
+from core.recipe_here import Here, Unreproducible
+from core.recipe_reader import RecipeReader
+from core.records.asking import Deletion, Look, Star
+from core.records.journal import Journal, NoJournal
+from core.records.recording import Recorded, recorded
+from core.records.schema import HistoryPage
+from core.request import LARGEST_SEED, Consent, GenerationRequest, entry_of, request_from
 from lora_catalog.catalog import Catalog
 from lora_catalog.preflight import Preflight
 from lora_catalog.reference import LoraRef
@@ -28,12 +37,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Generated:
-    """The end of a generation: PNG files in memory, each with its own recipe inside, and the recipe of all."""
+    """The end of a generation: PNG files in memory, each with its own recipe inside, the recipe of all, and what of it
+    is in the journal by now."""
 
     pictures: tuple[bytes, ...]
     recipes: tuple[Recipe, ...]
     recipe: Recipe
     seconds: float
+    recorded: Recorded
 
 
 Update = Progress | Preview | Drawn | Generated
@@ -42,8 +53,18 @@ Update = Progress | Preview | Drawn | Generated
 class Studio:
     """The product without its page: models, LoRAs, pictures."""
 
-    def __init__(self, engine: Engine, catalog: Catalog, default_model: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        catalog: Catalog,
+        default_model: str,
+        journal: Journal | None = None,
+        default_consent: Consent = "none",
+        device: str = "cpu",
+    ) -> None:
         self.engine, self.catalog, self.default_model = engine, catalog, default_model
+        self._recipes = RecipeReader(catalog, Here(catalog, device, engine.availability), default_model)
+        self.journal, self.default_consent = journal or NoJournal(), default_consent
 
     def models(self) -> list[dict[str, Any]]:
         """Every model with its defaults, and whether it runs here."""
@@ -63,7 +84,7 @@ class Studio:
                     case Failed(error):
                         raise error
                     case Done():
-                        yield _finished(job, message)
+                        yield self._finished(job, message, visitor)
                     case _:
                         yield message
 
@@ -84,20 +105,25 @@ class Studio:
             return look.model_copy(update={"fits": "no", "why_not": f"{entry.title} has this LoRA in it already."})
         return look
 
-    def inspect_blend(self, raw: dict[str, Any], visitor: Visitor) -> dict[str, Any]:
+    def inspect_blend(
+        self, raw: dict[str, Any], visitor: Visitor, stop: StopFlag
+    ) -> Generator[Progress, None, dict[str, Any]]:
         """How the LoRAs of a blend lie to each other and to the model; `raw` has `loras` and what decides on weights.
 
-        Raises BadRequest, LoraRefused, ModelUnavailable or a CatalogError.
+        Tells of its progress and returns the answer. Raises BadRequest, LoraRefused, ModelUnavailable, Cancelled or a
+        CatalogError.
         """
-        return self._blends.inspect(request_from(raw | {"prompt": ""}, self.default_model), visitor)
+        return self._blends.inspect(request_from(raw | {"prompt": ""}, self.default_model), visitor, stop)
 
-    def save_blend(self, raw: dict[str, Any], visitor: Visitor, folder: Path) -> SavedBlend:
+    def save_blend(
+        self, raw: dict[str, Any], visitor: Visitor, folder: Path, stop: StopFlag
+    ) -> Generator[Progress, None, SavedBlend]:
         """A blend as one LoRA in a file in `folder`, with `title`, `rank` (None: exact) and `precision` beside `raw`'s
-        blend. Raises as `inspect_blend` does."""
+        blend. Tells and raises as `inspect_blend` does."""
         how = {name: raw.get(name) for name in ("rank", "title", "precision")}
         blend = {name: value for name, value in raw.items() if name not in how}
         request = request_from(blend | {"prompt": ""}, self.default_model)
-        return self._blends.save(request, **how, visitor=visitor, folder=folder)
+        return self._blends.save(request, **how, visitor=visitor, folder=folder, stop=stop)
 
     @cached_property
     def _blends(self) -> Blends:
@@ -119,7 +145,50 @@ class Studio:
         if others:
             raise BadRequest(others[0], f"{others[0]} must be left out where a recipe is given: it decides everything.")
         recipe = read_recipe(raw["recipe"])
-        return recipe.request(), recipe
+        own = {name: raw.get(name) for name in ("consent", "visitor")}
+        return request_from(recipe.request().model_dump() | own, self.default_model), recipe
+
+    def read_recipe(self, raw: dict[str, Any], visitor: Visitor) -> tuple[Recipe, list[Unreproducible]]:
+        """The recipe in `image` (an upload's path) or `text`, and what of it cannot be the same here.
+
+        Raises BadRequest where there is none, or one that is forged, torn or of another version.
+        """
+        return self._recipes.read(raw, visitor)
+
+    def recipe_code(self, recipe: object, address: object) -> dict[str, str]:
+        """Scripts that draw a recipe, ours or a client's object: `python` through the page at `address`, `diffusers`
+        without it. Raises BadRequest."""
+        asked = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+        asked.request()
+        if not isinstance(address, str) or not re.fullmatch(r"https?://[!-~]{1,300}", address):
+            raise BadRequest("address", "address must be the address of a page, such as http://127.0.0.1:7860.")
+        return {"python": as_python(asked, address), "diffusers": as_diffusers(asked)}
+
+    def history(self, raw: dict[str, Any], visitor: Visitor) -> HistoryPage:
+        """The visitor's own records, newest first. Raises BadRequest or JournalRefused, as the next two do."""
+        return self.journal.page(visitor.id, **dict(Look.read(raw)))
+
+    def star_record(self, raw: dict[str, Any], visitor: Visitor) -> Star:
+        """Stars one of the visitor's records, or takes the star away."""
+        star = Star.read(raw)
+        self.journal.star(star.id, visitor.id, star.starred)
+        return star
+
+    def delete_records(self, raw: dict[str, Any], visitor: Visitor) -> int:
+        """Deletes those of the ids that are records of the visitor, and says how many."""
+        return self.journal.delete(Deletion.read(raw).ids, visitor.id)
+
+    def _finished(self, job: Job, done: Done, visitor: Visitor) -> Generated:
+        """The pictures, recorded before anybody sees them."""
+        recipe = recipe_of(job, done)
+        recipes = tuple(recipe.of_picture(index) for index in range(len(done.pictures)))
+        pictures = tuple(
+            png_with_recipe(drawn.raster.width, drawn.raster.height, drawn.raster.data, own)
+            for drawn, own in zip(done.pictures, recipes, strict=True)
+        )
+        consent = job.request.consent or self.default_consent
+        kept = recorded(self.journal, pictures, recipes, consent, visitor.id)
+        return Generated(pictures, recipes, recipe, done.seconds, kept)
 
     def _must_run_here(self, entry: BaseModel) -> None:
         why_not = self.engine.availability(entry.key)
@@ -133,7 +202,7 @@ class Studio:
             "guidance": entry.guidance, "width": entry.side, "height": entry.side, "available": why_not is None,
             "why_not": why_not, "steps_range": list(entry.steps_range), "guidance_range": list(entry.guidance_range),
             "largest_side": entry.largest_side, "samplers": list(entry.samplers), "licence": entry.licence,
-            "takes_negative_prompt": entry.takes_negative_prompt, "note": entry.note,
+            "takes_negative_prompt": entry.takes_negative_prompt, "note": entry.note, "notes": entry.notes,
             "accelerator": entry.accelerator, "repo": None if entry.embedded else entry.repo,
         }  # fmt: skip
 
@@ -142,13 +211,3 @@ def _with_seed(request: GenerationRequest) -> GenerationRequest:
     if request.seed >= 0:
         return request
     return request.model_copy(update={"seed": secrets.randbelow(LARGEST_SEED - request.images + 2)})
-
-
-def _finished(job: Job, done: Done) -> Generated:
-    recipe = recipe_of(job, done)
-    recipes = tuple(recipe.of_picture(index) for index in range(len(done.pictures)))
-    pictures = tuple(
-        png_with_recipe(drawn.raster.width, drawn.raster.height, drawn.raster.data, own)
-        for drawn, own in zip(done.pictures, recipes, strict=True)
-    )
-    return Generated(pictures, recipes, recipe, done.seconds)

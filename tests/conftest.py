@@ -51,8 +51,9 @@ def free_port() -> int:
 def serve() -> Iterator[Serve]:
     """Serves the real page over HTTP, closed at the end.
 
-    `serve(engine, loras)` takes a folder of bundled LoRAs or a whole catalogue; words and model may be chosen.
+    `serve(engine, loras)` takes a folder of bundled LoRAs or a whole catalogue; words, model and journal may be chosen.
     """
+    from core.records.journal import Journal
     from core.studio import Studio
     from lora_catalog.catalog import Catalog
     from lora_catalog.sources.bundled import BundledSource
@@ -64,10 +65,15 @@ def serve() -> Iterator[Serve]:
     pages = []
 
     def started(
-        engine: Engine, loras: Path | Catalog, words: PocketWords | None = None, model: str = "pocket-sd3"
+        engine: Engine,
+        loras: Path | Catalog,
+        words: PocketWords | None = None,
+        model: str = "pocket-sd3",
+        journal: Journal | None = None,
     ) -> Served:
         catalog = Catalog([BundledSource(loras)]) if isinstance(loras, Path) else loras
-        page = build_page(Studio(engine, catalog, model), words or PocketWords(), Runs(), Visitors())
+        studio = Studio(engine, catalog, model, journal, "picture" if journal else "none")
+        page = build_page(studio, words or PocketWords(), Runs(), Visitors())
         port = free_port()
         page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, **page.launch_options())
         pages.append(page)

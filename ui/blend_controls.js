@@ -1,5 +1,5 @@
 // The rest of a blend row's controls, behind “More”: the text encoders' weight, the steps, the blocks of the model; and
-// the total strength under all rows. In one scope with blend_rows.js, which draws them.
+// under all rows the total strength, and whether LoRAs may be used in part. In one scope with blend_rows.js, which draws them.
 const opened = new Set(); // refs of rows whose “More” is open: drawing anew must not close it
 let total = 1; // what total strength was last, while it is off
 
@@ -113,5 +113,19 @@ const totalLine = () => {
     set(total);
   });
   line.append(check, make("span", "", "Keep total strength"), number);
+  return line;
+};
+
+// Named as the error has it that sends people here.
+const partialLine = () => {
+  const line = make("label", "total");
+  const check = make("input");
+  Object.assign(check, { type: "checkbox", checked: Boolean(props.value.allow_partial) });
+  line.title = "Uses a LoRA all the same of which less than 90% fits this model; the recipe tells what was left out";
+  check.addEventListener("change", () => {
+    props.value = { ...props.value, allow_partial: check.checked };
+    tell();
+  });
+  line.append(check, make("span", "", "Allow partial LoRAs"));
   return line;
 };

@@ -116,7 +116,7 @@ const draw = () => {
   const focused = root.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
   const threads = make("div", "threads");
   threads.append(...picked.map(rowOf));
-  if (picked.length) threads.append(totalLine());
+  if (picked.length) threads.append(totalLine(), partialLine());
   const shelf = make("div", "shelf");
   shelf.setAttribute("role", "group");
   shelf.setAttribute("aria-label", "LoRAs for this model");

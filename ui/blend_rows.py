@@ -18,13 +18,14 @@ _ACCELERATORS = {entry.accelerator for entry in BASE_MODELS.values() if entry.ac
 
 def blend_rows(cards: Iterable[LoraCard], entry: BaseModel) -> gr.HTML:
     """Its value: {model, title, family: the chosen model's; groups, single: its blocks' names and an example of more;
-    rows: what is picked, as `weave` of its script has it; total_strength: null or a number}.
+    rows: what is picked, as `weave` of its script has it; total_strength: null or a number; allow_partial: whether
+    LoRAs that fit only in part may be used}.
 
     The template is constant and all texts enter as DOM text from the script: Gradio evaluates what a template renders
     as JavaScript, so a card's title must never pass through one. No subclass: Gradio writes a .pyi for each.
     """
     return gr.HTML(
-        value=_blend(entry, [], None),
+        value=blend_of(entry, [], None),
         html_template='<div class="blend"></div>',
         js_on_load=script("blend_controls", "blend_rows"),
         apply_default_css=False,
@@ -47,25 +48,35 @@ def total_strength_in(value: Any) -> Any:
     return value.get("total_strength") if isinstance(value, dict) else None
 
 
+def allow_partial_in(value: Any) -> Any:
+    """Whether LoRAs that fit only in part may be used; odd values are left for the schema."""
+    return value.get("allow_partial") if isinstance(value, dict) else None
+
+
 def refitted(value: Any, model: str) -> Any:
     """The same rows for another model: what does not fit it stays, with the reason why it is left out."""
     entry = BASE_MODELS[model]
     rows = value.get("rows") if isinstance(value, dict) else None
     kept = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    return _blend(entry, [row | {"why_not": _why_not(row, entry)} for row in kept], total_strength_in(value))
+    refit = [row | {"why_not": _why_not(row, entry)} for row in kept]
+    return blend_of(entry, refit, total_strength_in(value), allow_partial_in(value))
+
+
+def blend_of(
+    entry: BaseModel, rows: list[dict[str, Any]], total_strength: Any, allow_partial: Any = False
+) -> dict[str, Any]:
+    """The component's value, as `blend_rows` describes it."""
+    blocks = blocks_of(entry.family)
+    return {
+        "model": entry.key, "title": entry.title, "family": entry.family, "groups": list(blocks.groups),
+        "single": blocks.example, "rows": rows, "total_strength": total_strength,
+        "allow_partial": allow_partial,
+    }  # fmt: skip
 
 
 def shown(card: LoraCard) -> dict[str, Any]:
     """A card as the page's scripts take it."""
     return card.model_dump(mode="json") | {"picture": preview_address(card.ref) if card.preview else None}
-
-
-def _blend(entry: BaseModel, rows: list[dict[str, Any]], total_strength: Any) -> dict[str, Any]:
-    blocks = blocks_of(entry.family)
-    return {
-        "model": entry.key, "title": entry.title, "family": entry.family, "groups": list(blocks.groups),
-        "single": blocks.example, "rows": rows, "total_strength": total_strength,
-    }  # fmt: skip
 
 
 def _why_not(row: dict[str, Any], entry: BaseModel) -> str | None:

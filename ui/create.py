@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from core.base_models import BASE_MODELS, BaseModel
 from core.errors import Cancelled
@@ -14,17 +15,23 @@ from core.request import LONGEST_PROMPT
 from core.studio import Generated, Studio
 from ui import recipe_view, stage
 from ui.about import POCKET_LINE, about_html
+from ui.address import address_of
 from ui.blend_rows import blend_rows, refitted
 from ui.form import Form, raw_request
-from ui.messages import sentence_for
-from ui.overlap import overlap
+from ui.messages import alert_html
+from ui.open_recipe import OpenRecipe
+from ui.overlap import Overlap
 from ui.pictures import gallery_items
+from ui.recall import Recall
+from ui.reuse import Reuse
 from ui.runs import Pace, Runs
 from ui.save_blend import SaveBlend
+from ui.take_away import take_away_html
 from ui.visitors import Visitors
 from ui.words import PocketWords, examples_html, words_html
 
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_CONSENTS = [("Nothing", "none"), ("Recipe only", "recipe"), ("Picture", "picture")]
 
 
 class CreateTab:
@@ -46,10 +53,12 @@ class CreateTab:
                     buttons=["download", "fullscreen"], elem_id="gallery",
                 )  # fmt: skip
                 self.stage = gr.HTML(stage.EMPTY, elem_id="stage", apply_default_css=False)
+                self.reuse = Reuse(self.gallery)
                 self.recipe = gr.HTML(recipe_view.EMPTY, elem_id="recipe", apply_default_css=False)
                 self.as_json = gr.Accordion("Recipe as JSON", open=False, visible=False, elem_id="recipe-details")
                 with self.as_json:
                     self.recipe_json = gr.JSON(show_label=False, elem_id="recipe-json")
+                self.opening = OpenRecipe(studio, visitors)
             with gr.Column(elem_id="settings"):
                 model = gr.Dropdown(_choices(studio), value=entry.key, label="Model", filterable=False, elem_id="model")
                 self.model_note = gr.HTML(_note(entry, None), elem_id="model-note", apply_default_css=False)
@@ -57,32 +66,43 @@ class CreateTab:
                 with self.words:
                     gr.HTML(words_html(words), apply_default_css=False)
                 loras = blend_rows(studio.catalog.bundled(), entry)
-                overlap(studio, visitors)
-                self.saving = SaveBlend(studio, visitors)
+                self.overlap = Overlap(studio, runs, visitors)
+                self.saving = SaveBlend(studio, runs, visitors)
                 width, height, steps, guidance = _sliders(entry)
+                self.guidance_note = gr.HTML(_guidance_note(entry), elem_id="guidance-note", apply_default_css=False)
                 with gr.Row(elem_id="seed-row"):
                     seed = gr.Number(-1, label="Seed", info="-1 is a new one each time", precision=0, elem_id="seed")
                     self.dice = gr.Button("⚄ Random", size="sm", elem_id="dice")
                     self.recycle = gr.Button("↺ Last", size="sm", elem_id="recycle")
                 images = gr.Slider(1, 8, 1, step=1, label="Pictures", elem_id="images")
-            with gr.Accordion("Models, and how to get real ones", open=False, elem_id="about"):
-                gr.HTML(about_html(studio.models()), apply_default_css=False)
+                self.consent = gr.Radio(
+                    _CONSENTS, value=studio.default_consent, label="Keep in History", elem_id="consent",
+                )  # fmt: skip
+        with gr.Accordion("Models, and how to get real ones", open=False, elem_id="about"):
+            gr.HTML(about_html(studio.models()), apply_default_css=False)
         self.last_seed = gr.State(None)
         self.visitor = gr.Textbox(visible="hidden", elem_id="visitor")  # filled when the page has loaded
         self.token = gr.Textbox(type="password", visible="hidden", elem_id="hub-token")
         self.form = Form(prompt, negative_prompt, model, loras, width, height, steps, guidance, seed, images)
         self._wire()
+        self.overlap.wire(self.form, self.visitor, self.token)
         self.saving.wire(self.form, self.visitor, self.token)
+
+    def wire(self, recall: Recall) -> None:
+        """What fills the form from a recipe; a recall is made of this tab, so it comes after it."""
+        self.reuse.wire(recall, self.recipe_json, self.notice)
+        self.opening.wire(recall, self.visitor, self.token)
 
     def _wire(self) -> None:
         self.generate.click(
             self.draw,
             inputs_kwargs={
-                "last_seed": self.last_seed, "visitor": self.visitor, "token": self.token, **self.form.by_name(),
+                "last_seed": self.last_seed, "visitor": self.visitor, "token": self.token, "consent": self.consent,
+                **self.form.by_name(),
             },
             outputs=[
                 self.stage, self.gallery, self.recipe, self.recipe_json, self.as_json, self.last_seed, self.notice,
-                self.generate, self.cancel,
+                self.generate, self.cancel, self.reuse.row, self.reuse.chosen,
             ],
             preprocess=False,  # our schema judges the values, and its sentences name the fields
             concurrency_id="draw",
@@ -94,13 +114,10 @@ class CreateTab:
         self.form.model.input(
             self.choose,
             inputs=[self.form.model, self.form.loras],
-            outputs=[
-                self.form.negative_prompt, self.form.width, self.form.height, self.form.steps, self.form.guidance,
-                self.form.loras, self.model_note, self.words,
-            ],
+            outputs=[self.form.loras, *self.of_model(self.studio.default_model)],
             queue=False,
             **_PRIVATE,
-        )  # fmt: skip
+        )
 
     def draw(
         self, request: gr.Request, last_seed: int | None, visitor: Any, token: Any, **values: Any
@@ -122,25 +139,28 @@ class CreateTab:
                     raw_request(values), self.visitors.of(request, visitor, token), stop
                 ):
                     if isinstance(update, Generated):
-                        yield self._shown(update) | idle
+                        yield self._shown(update, request) | idle
                     else:
                         view.follow(update)
                         if pace.due():
                             yield {self.stage: view.drawing()}
         except Cancelled:
             yield {self.stage: stage.ended("Cancelled.", last_seed is not None)} | idle
-        except Exception as error:  # noqa: BLE001 - every error must give the buttons back; sentence_for logs those that are bugs
-            said = f'<p role="alert">{escape(sentence_for(error))}</p>'
-            yield {self.stage: stage.ended("Nothing was drawn.", last_seed is not None), self.notice: said} | idle
+        except Exception as error:  # noqa: BLE001 - every error must give the buttons back; alert_html logs those that are bugs
+            nothing = stage.ended("Nothing was drawn.", last_seed is not None)
+            yield {self.stage: nothing, self.notice: alert_html(error)} | idle
 
-    def _shown(self, generated: Generated) -> dict[Any, Any]:
+    def _shown(self, generated: Generated, request: gr.Request) -> dict[Any, Any]:
+        code = self.studio.recipe_code(generated.recipe, address_of(request))
         return {
             self.stage: stage.finished(generated),
             self.gallery: gr.Gallery(gallery_items(generated, self.gallery.GRADIO_CACHE), selected_index=0),
-            self.recipe: recipe_view.recipe_html(generated.recipe),
+            self.recipe: recipe_view.recipe_html(generated.recipe) + take_away_html(generated.recipe, code),
             self.recipe_json: generated.recipe.as_json(),
             self.as_json: gr.update(visible=True),
             self.last_seed: generated.recipe.seed,
+            self.reuse.row: gr.update(visible=True),
+            self.reuse.chosen: 0,
         }
 
     def stop(self, request: gr.Request) -> dict[str, Any]:
@@ -151,20 +171,26 @@ class CreateTab:
     def left(self, request: gr.Request) -> None:
         """A closed tab stops its runs: nobody waits for them."""
         self.runs.stop(request.session_hash or "")
+        self.overlap.left(request)
+        self.saving.left(request)
 
-    def choose(self, key: str, loras: Any) -> tuple[Any, ...]:
+    def choose(self, key: str, loras: Any) -> dict[Any, Any]:
         """A model brings its own defaults and ranges; what does not fit it is kept, and said."""
-        entry = BASE_MODELS[key]
-        return (
-            _negative(entry),
-            gr.update(value=entry.side, maximum=entry.largest_side),
-            gr.update(value=entry.side, maximum=entry.largest_side),
-            _ranged(entry.steps, entry.steps_range),
-            _ranged(entry.guidance, entry.guidance_range),
-            refitted(loras, key),
-            _note(entry, self.studio.engine.availability(key)),
-            gr.update(visible=entry.embedded),
-        )
+        return self.of_model(key) | {self.form.loras: refitted(loras, key)}
+
+    def of_model(self, key: str) -> dict[Block, dict[str, Any]]:
+        """What follows from the choice of a model alone, as updates by component."""
+        entry, form = BASE_MODELS[key], self.form
+        return {
+            form.negative_prompt: _negative(entry),
+            form.width: gr.update(value=entry.side, maximum=entry.largest_side),
+            form.height: gr.update(value=entry.side, maximum=entry.largest_side),
+            form.steps: _ranged(entry.steps, entry.steps_range),
+            form.guidance: _ranged(entry.guidance, entry.guidance_range),
+            self.guidance_note: gr.update(value=_guidance_note(entry)),
+            self.model_note: gr.update(value=_note(entry, self.studio.engine.availability(key))),
+            self.words: gr.update(visible=entry.embedded),
+        }
 
 
 def _prompts(entry: BaseModel, words: PocketWords) -> tuple[gr.Textbox, gr.Textbox]:
@@ -182,9 +208,8 @@ def _prompts(entry: BaseModel, words: PocketWords) -> tuple[gr.Textbox, gr.Textb
 
 
 def _negative(entry: BaseModel) -> dict[str, Any]:
-    if entry.takes_negative_prompt:
-        return gr.update(interactive=True, placeholder="What to keep out (optional)")
-    return gr.update(interactive=False, placeholder="It takes none: it draws without guidance")
+    said = entry.notes.get("negative_prompt", "What to keep out (optional)")
+    return gr.update(interactive=entry.takes_negative_prompt, placeholder=said)
 
 
 def _sliders(entry: BaseModel) -> tuple[gr.Slider, gr.Slider, gr.Slider, gr.Slider]:
@@ -193,13 +218,26 @@ def _sliders(entry: BaseModel) -> tuple[gr.Slider, gr.Slider, gr.Slider, gr.Slid
         height = gr.Slider(64, entry.largest_side, entry.side, step=16, label="Height", elem_id="height")
     with gr.Row(elem_classes="pair"):
         steps = gr.Slider(*entry.steps_range, entry.steps, step=1, label="Steps", elem_id="steps")
-        guidance = gr.Slider(*entry.guidance_range, entry.guidance, step=0.1, label="Guidance", elem_id="guidance")
+        guidance = gr.Slider(
+            **_bounds(entry.guidance_range), value=entry.guidance, step=0.1, label="Guidance", elem_id="guidance"
+        )
     return width, height, steps, guidance
 
 
 def _ranged(value: float, allowed: tuple[float, float]) -> dict[str, Any]:
+    return gr.update(value=value, **_bounds(allowed))
+
+
+def _bounds(allowed: tuple[float, float]) -> dict[str, Any]:
+    """Of a slider; Gradio's has two ends even where there is but one value to choose: locked there, at its lower."""
     low, high = allowed
-    return gr.update(value=value, minimum=low, maximum=high, interactive=low < high)
+    return {"minimum": low, "maximum": max(high, low + 1), "interactive": low < high}
+
+
+def _guidance_note(entry: BaseModel) -> str:
+    """Why guidance is held low, under its slider."""
+    note = entry.notes.get("guidance")
+    return f'<p class="hint">{escape(note)}</p>' if note else ""
 
 
 def _note(entry: BaseModel, why_not: str | None) -> str:

@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from core.base_models import BASE_MODELS
-from ui.blend_rows import loras_in, total_strength_in
+from ui.blend_rows import allow_partial_in, loras_in, total_strength_in
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,14 @@ def raw_request(values: Mapping[str, Any]) -> dict[str, Any]:
     raw = dict(values)
     raw["loras"] = loras_in(values.get("loras"))
     raw["total_strength"] = total_strength_in(values.get("loras"))
+    raw["allow_partial"] = allow_partial_in(values.get("loras"))
     entry = BASE_MODELS.get(str(values.get("model")))
     if entry is not None and not entry.takes_negative_prompt:
         raw["negative_prompt"] = None  # its box is locked, but keeps what was written for other models
     return raw
+
+
+def blend_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the page's values those that make a blend."""
+    raw = raw_request(values)
+    return {name: raw.get(name) for name in ("model", "loras", "total_strength", "allow_partial")}

@@ -55,11 +55,52 @@
     },
   };
 
+  const copied = async (text) => {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      // no clipboard where the page came over plain HTTP from another machine: the old way
+      const box = Object.assign(document.createElement("textarea"), { value: text });
+      document.body.append(box);
+      box.select();
+      document.execCommand("copy");
+      box.remove();
+    }
+  };
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest?.("[data-copy]");
+    if (!button) return;
+    const beside = button.closest("[data-copied]");
+    const link = beside.querySelector("a");
+    await copied(link ? link.href : beside.querySelector("pre").textContent);
+    const said = button.textContent;
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = said), 1500);
+  });
+
   document.addEventListener("click", (event) => {
     const chip = event.target.closest?.("[data-say], [data-prompt]");
     if (!chip) return;
     if (chip.dataset.prompt) write(chip.dataset.prompt);
     else window.loom.say(chip.dataset.say);
+  });
+
+  // A picture dropped anywhere opens its recipe, through the file input of the panel that does the same by a click.
+  const brings = (event) => event.dataTransfer?.types.includes("Files") && !event.target.closest?.("input[type=file], button");
+  document.addEventListener("dragover", (event) => {
+    if (!brings(event)) return;
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  });
+  for (const over of ["dragleave", "drop"]) document.addEventListener(over, () => document.body.classList.remove("dropping"));
+  document.addEventListener("drop", (event) => {
+    const input = document.querySelector("#open-recipe input[type=file]");
+    if (!brings(event) || !input) return;
+    event.preventDefault();
+    window.loom.turnTo("create");
+    input.files = event.dataTransfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
   document.addEventListener("keydown", (event) => {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from html import escape
 
 from core.errors import LoomError
 from lora_catalog.errors import CatalogError
@@ -18,3 +19,8 @@ def sentence_for(error: Exception) -> str:
     number = secrets.token_hex(3)
     log.error("bug %s", number, exc_info=error)
     return f"Something broke on our side; nothing of yours is wrong. The log has the details under {number}."
+
+
+def alert_html(error: Exception) -> str:
+    """The sentence as the page's notices have it."""
+    return f'<p role="alert">{escape(sentence_for(error))}</p>'

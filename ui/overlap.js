@@ -7,7 +7,8 @@ const WIDE = 8; // of a block, in the picture's units
 const HIGH = 24; // of its half
 
 let open = false;
-let newest = 0;
+let newest = 0; // the number of the last look asked for, or of the change after it
+let busy = false;
 let later = null;
 
 const counting = () => (window.loom?.blend?.().rows ?? []).filter((row) => !row.why_not && !row.muted);
@@ -63,11 +64,20 @@ const line = (text, role) => {
   return said;
 };
 
-const show = (answer) => {
-  const hide = button("tool", "Hide", "Hide how they go together", () => {
+const closing = (text, label) =>
+  button("tool", text, label, () => {
     open = false;
+    root.replaceChildren();
     settle();
   });
+
+// A picture stays while a newer one is made, unless a download makes that long.
+const follow = ({ under_way, fetching }) => {
+  if (fetching || !root.querySelector("svg")) root.replaceChildren(line(under_way, "status"), closing("Cancel", "Look no more how they go together"));
+};
+
+const show = (answer) => {
+  const hide = closing("Hide", "Hide how they go together");
   if (answer.error) return root.replaceChildren(line(answer.error, "alert"), hide);
   const picture = answer.blocks.length ? [bars(answer.blocks, answer.said), make("p", "hint", "From the first block to the last: up pulls the same way, down against each other.")] : [];
   root.replaceChildren(
@@ -77,23 +87,27 @@ const show = (answer) => {
   );
 };
 
-const look = async () => {
-  const mine = (newest += 1);
+const look = () => {
+  newest += 1;
+  busy = true;
   root.classList.add("busy");
-  let answer;
-  try {
-    answer = await server.inspect({ blend: window.loom.blend(), visitor: window.loom.visitor(), token: window.loom.token() });
-  } catch {
-    answer = { error: "The server did not answer: try again." };
-  }
-  if (mine !== newest) return;
-  root.classList.remove("busy");
-  show(answer);
+  trigger("submit", { asked: newest });
 };
+
+watch("value", () => {
+  const told = props.value;
+  if (told?.asked !== newest) return; // of a blend that was
+  if (told.under_way) return follow(told);
+  busy = false;
+  root.classList.remove("busy");
+  show(told);
+});
 
 const settle = () => {
   clearTimeout(later);
-  newest += 1; // what is on its way is of another blend
+  if (busy) trigger("stop"); // what is on its way is of another blend
+  busy = false;
+  newest += 1;
   root.classList.remove("busy");
   if (counting().length < 2) root.replaceChildren();
   else if (open) later = setTimeout(look, SOON);
@@ -102,7 +116,7 @@ const settle = () => {
     more.type = "button";
     more.addEventListener("click", () => {
       open = true;
-      root.replaceChildren(line("Looking at their layers …", "status"));
+      follow({ under_way: "Looking at their layers …" });
       look();
     });
     root.replaceChildren(more);

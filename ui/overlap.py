@@ -2,38 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
+from core.errors import Cancelled
 from core.studio import Studio
-from ui.form import raw_request
+from ui.form import Form, blend_in
 from ui.messages import sentence_for
+from ui.runs import Runs
 from ui.scripts import script
+from ui.under_way import UnderWay, in_words
 from ui.visitors import Visitors
 
-_BLEND = ("model", "loras", "total_strength")
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def overlap(studio: Studio, visitors: Visitors) -> gr.HTML:
-    """Its script asks the server function for what `/inspect_blend` gives, and draws it."""
+class Overlap:
+    """Lays out where it is drawn; `wire` makes it work once the form is there.
 
-    def inspect(asked: Any, request: gr.Request) -> dict[str, Any]:
-        bare: Any = request  # here Gradio hands over the web server's own request
-        said = asked if isinstance(asked, dict) else {}
-        blend = said.get("blend")
-        values = {"model": blend.get("model") if isinstance(blend, dict) else None, "loras": blend}
-        raw = {name: value for name, value in raw_request(values).items() if name in _BLEND}
+    Its script asks by a number, and draws what `look` gives under the same: what `/inspect_blend` does.
+    """
+
+    def __init__(self, studio: Studio, runs: Runs, visitors: Visitors) -> None:
+        self.studio, self.runs, self.visitors = studio, runs, visitors
+        self.view = gr.HTML(
+            html_template='<div class="overlap"></div>',
+            js_on_load=script("overlap"),
+            apply_default_css=False,
+            elem_id="overlap",
+        )
+
+    def wire(self, form: Form, visitor: gr.Textbox, token: gr.Textbox) -> None:
+        """`visitor` and `token` say whose LoRAs may be read."""
+        self.view.submit(
+            self.look,
+            inputs_kwargs={"model": form.model, "loras": form.loras, "visitor": visitor, "token": token},
+            outputs=self.view,
+            preprocess=False,  # our own schema judges the values
+            trigger_mode="multiple",  # a newer look takes the place of an older one
+            concurrency_id="look",
+            **_PRIVATE,
+        )
+        self.view.stop(self.left, queue=False, **_PRIVATE)
+
+    def look(
+        self, request: gr.Request, event: gr.EventData, visitor: Any, token: Any, **values: Any
+    ) -> Iterator[dict[str, Any]]:
+        """How far it is, then the overlap or the sentence why there is none; nobody waits for the look before."""
+        self.left(request)
+        asked = {"asked": event._data.get("asked") if isinstance(event._data, dict) else None}
         try:
-            visitor = visitors.of(gr.Request(bare), said.get("visitor"), said.get("token"))
-            return studio.inspect_blend(raw, visitor)
+            with self.runs.run(_session(request)) as stop:
+                who = self.visitors.of(request, visitor, token)
+                looking = UnderWay(self.studio.inspect_blend(blend_in(values), who, stop))
+                for progress in looking:
+                    yield asked | {"under_way": in_words(progress), "fetching": progress.unit == "bytes"}
+        except Cancelled:
+            yield asked | {"under_way": "Cancelled.", "fetching": False}
         except Exception as error:  # noqa: BLE001 - the script shows every error as its sentence; bugs are logged there
-            return {"error": sentence_for(error)}
+            yield asked | {"error": sentence_for(error)}
+        else:
+            yield asked | looking.answer
 
-    return gr.HTML(
-        html_template='<div class="overlap"></div>',
-        js_on_load=script("overlap"),
-        server_functions=[inspect],
-        apply_default_css=False,
-        elem_id="overlap",
-    )
+    def left(self, request: gr.Request) -> None:
+        """Hidden, or the tab closed: nobody waits for it."""
+        self.runs.stop(_session(request))
+
+
+def _session(request: gr.Request) -> str:
+    """The visitor's looks, among their runs."""
+    return f"{request.session_hash or ''}/look"

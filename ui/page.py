@@ -10,14 +10,19 @@ from gradio.exceptions import Error
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from core.records.status import NoSync, Sync
 from core.studio import Studio
 from lora_catalog.catalog import Catalog
 from lora_catalog.sources.folder import LARGEST_FILE
 from ui.api import Endpoints
+from ui.compare import CompareTab
 from ui.create import CreateTab
+from ui.history import HistoryTab
 from ui.limits import LimitedBody
 from ui.loras import LorasTab
+from ui.open_recipe import FROM_ADDRESS
 from ui.previews import preview_route
+from ui.recall import CREATE, Recall
 from ui.runs import Runs
 from ui.theme import css, js, theme
 from ui.visitors import Visitors
@@ -96,19 +101,29 @@ def build_page(
     *,
     largest_upload: int = LARGEST_FILE,
     hosts: Sequence[str] = (),
+    sync: Sync | None = None,
 ) -> Page:
-    """The whole interface. `largest_upload` is in bytes; `hosts` are the names it answers to (none: all)."""
+    """The whole interface. `largest_upload` is in bytes; `hosts` are the names it answers to (none: all); `sync` sends
+    the records to a dataset, if anything does."""
+    sync = sync or NoSync(studio.journal)
     options: dict[str, Any] = {"analytics_enabled": False, "delete_cache": (3600, CACHE_SECONDS)}
     page = Page(studio.catalog, largest_upload, hosts, title="LoRA Loom", **options)
     with page:
         gr.HTML(_HEADER, apply_default_css=False, elem_id="header")
-        with gr.Tabs(elem_id="tabs"):
-            with gr.Tab("Create", elem_id="create-tab"):
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Create", id=CREATE, elem_id="create-tab"):
                 create = CreateTab(studio, runs, words, visitors)
+                recall = Recall(studio, create, tabs)
+                create.wire(recall)
             with gr.Tab("LoRAs", elem_id="loras-tab"):
                 LorasTab(studio, visitors, create, largest_upload)
-        Endpoints(studio, runs, visitors).declare()
-        page.load(None, js="() => window.loom.visitor()", outputs=create.visitor, api_visibility="private")
+            with gr.Tab("Compare", elem_id="compare-tab"):
+                compare = CompareTab(studio, runs, visitors, create, recall)
+            with gr.Tab("History", elem_id="history-tab"):
+                HistoryTab(studio, visitors, create, recall, sync)
+        Endpoints(studio, runs, visitors, sync).declare()
+        page.load(None, js=FROM_ADDRESS, outputs=[create.visitor, create.opening.link], api_visibility="private")
         page.unload(create.left)
+        page.unload(compare.left)
     page.queue(default_concurrency_limit=MOST_AT_ONCE, max_size=MOST_WAITING)
     return page

@@ -6,7 +6,7 @@ from html import escape
 
 from core.base_models import BASE_MODELS
 from core.lora.schedule import steps_on
-from core.recipe import Recipe, RecipeLora
+from core.recipe import Recipe, RecipeLora, RecipeReceipt
 
 EMPTY = ""
 
@@ -32,15 +32,22 @@ def recipe_html(recipe: Recipe) -> str:
 
 def _lora_html(lora: RecipeLora, steps: int) -> str:
     receipt = lora.receipt
-    applied = "muted" if lora.muted else f"{receipt.applied} of {receipt.total} layers" if receipt else ""
+    applied = "muted" if lora.muted else _applied(receipt) if receipt else ""
     left_out = "".join(f"<li>{escape(layer)}: {escape(why)}</li>" for layer, why in receipt.skipped) if receipt else ""
     count = left_out.count("<li>")
     details = f"<details><summary>{count} left out</summary><ul>{left_out}</ul></details>" if left_out else ""
+    kind = "partial" if receipt is not None and receipt.applied < receipt.total else "whole"
     return (
-        f"<li><b>{escape(lora.ref.removeprefix('bundled:'))}</b> <span>× {lora.weight:g}</span> "
+        f'<li class="{kind}"><b>{escape(lora.ref.removeprefix("bundled:"))}</b> <span>× {lora.weight:g}</span> '
         f'<span class="receipt">{escape(", ".join([*_controls(lora, steps), applied]))}</span>'
         f"{details}</li>"
     )
+
+
+def _applied(receipt: RecipeReceipt) -> str:
+    layers = f"{receipt.applied} of {receipt.total} layers"
+    words = f", {receipt.text_encoder} of them in text encoders" if receipt.text_encoder else ""
+    return f"{'' if receipt.applied == receipt.total else 'in part: '}{layers}{words}"
 
 
 def _controls(lora: RecipeLora, steps: int) -> list[str]:

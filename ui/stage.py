@@ -76,7 +76,7 @@ def finished(generated: Generated) -> str:
     """The stage steps aside for the gallery and says how long it took."""
     many = len(generated.pictures)
     what = "One picture" if many == 1 else f"{many} pictures"
-    return _ended(f"{what} in {generated.seconds:.1f} s. Each PNG carries its recipe.")
+    return _ended(f"{what} in {generated.seconds:.1f} s. Each PNG carries its recipe. {generated.recorded}")
 
 
 def ended(sentence: str, pictures_there: bool) -> str:

@@ -142,7 +142,8 @@ def theme() -> Base:
 
 def css() -> str:
     """The style sheets with their fonts inside: an address of ours would tell a folder of the server."""
-    sheets = "\n".join((_HERE / f"{name}.css").read_text("utf-8") for name in ("loom", "loras", "overlap"))
+    names = ("loom", "loras", "overlap", "reuse", "history", "compare")
+    sheets = "\n".join((_HERE / f"{name}.css").read_text("utf-8") for name in names)
     return re.sub(r"fonts/[\w-]+\.woff2", _as_data, sheets)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import threading
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -15,16 +16,23 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import core.blends
+from core.blends import SavedBlend
 from core.engine import LocalEngine
-from core.errors import BadRequest, LoraDoesNotFit
+from core.errors import BadRequest, Cancelled, LoraDoesNotFit
+from core.lora.save import OneLora, one_lora
 from core.machine import Machine
+from core.messages import Progress
+from core.recipe import RecipeReceipt
 from core.studio import Generated, Studio
 from lora_catalog.catalog import Catalog
 from lora_catalog.sources.bundled import BundledSource
 from lora_catalog.sources.folder import FolderSource
 from lora_catalog.visitor import ANYONE
+from tests.core.conftest import write_lora
 from tests.core.test_engine import Q, bundle
 
+Answer = TypeVar("Answer")
+TO_K = Q.replace("to_q", "to_k")
 SD3 = {Q.format(block): (192, 192) for block in range(6)}
 ONE, TWO = {"ref": "bundled:one", "weight": 0.7}, {"ref": "bundled:two", "weight": -0.4}
 
@@ -40,7 +48,29 @@ def studio(random_pocket: Path, tmp_path: Path) -> Studio:
 
 
 def inspected(studio: Studio, *loras: dict[str, Any]) -> dict[str, Any]:
-    return studio.inspect_blend({"loras": list(loras), "model": None}, ANYONE)
+    return ended(studio.inspect_blend({"loras": list(loras), "model": None}, ANYONE, threading.Event()))
+
+
+def saved(studio: Studio, raw: dict[str, Any], folder: Path) -> SavedBlend:
+    return ended(studio.save_blend(raw, ANYONE, folder, threading.Event()))
+
+
+def partial(tmp_path: Path, layers: int) -> dict[str, str]:
+    """So many layers of one's own file fit, and two do not: their rows are too few."""
+    (tmp_path / "own").mkdir(exist_ok=True)
+    shapes: dict[str, tuple[int, ...]] = {TO_K.format(block): (192, 192) for block in range(layers)}
+    write_lora(tmp_path / "own" / "partial.safetensors", shapes | {Q.format(block): (96, 192) for block in range(2)})
+    return {"ref": "local:partial.safetensors"}
+
+
+def ended(work: Generator[Progress, None, Answer]) -> Answer:
+    """What it gives at its end."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            answer: Answer = end.value
+            return answer
 
 
 def drawn(studio: Studio, *loras: dict[str, Any]) -> bytes:
@@ -78,18 +108,18 @@ def test_another_weight_needs_no_other_look_into_the_files(studio: Studio, monke
 
 def test_the_saved_file_draws_the_blends_picture(studio: Studio, tmp_path: Path) -> None:
     raw = {"loras": [ONE, TWO], "title": "Both at once", "precision": "float32"}
-    saved = studio.save_blend(raw, ANYONE, tmp_path / "own")
-    assert saved.path.name == "both-at-once.safetensors"
-    assert (saved.about["exact"], saved.about["rank"], saved.about["layers"]) == (True, 8, 6)
-    assert saved.about["error"] < 1e-6
-    bare, blended, loaded = drawn(studio), drawn(studio, ONE, TWO), drawn(studio, {"ref": f"local:{saved.path.name}"})
+    one = saved(studio, raw, tmp_path / "own")
+    assert one.path.name == "both-at-once.safetensors"
+    assert (one.about["exact"], one.about["rank"], one.about["layers"]) == (True, 8, 6)
+    assert one.about["error"] < 1e-6
+    bare, blended, loaded = drawn(studio), drawn(studio, ONE, TWO), drawn(studio, {"ref": f"local:{one.path.name}"})
     furthest = max(abs(a - b) for a, b in zip(blended, loaded, strict=True))
     assert furthest <= 1 < max(abs(a - b) for a, b in zip(blended, bare, strict=True))
 
 
 def test_the_file_names_its_parents(studio: Studio, tmp_path: Path) -> None:
-    saved = studio.save_blend({"loras": [ONE, TWO], "rank": 3}, ANYONE, tmp_path / "own")
-    with safe_open(saved.path, "pt") as file:
+    one = saved(studio, {"loras": [ONE, TWO], "rank": 3}, tmp_path / "own")
+    with safe_open(one.path, "pt") as file:
         metadata = file.metadata()
     assert metadata["modelspec.title"] == "one + two"
     assert metadata["modelspec.license"] == "apache-2.0"
@@ -101,13 +131,13 @@ def test_the_file_names_its_parents(studio: Studio, tmp_path: Path) -> None:
     assert all(len(parent["sha256"]) == 64 for parent in told["parents"])
     assert (told["rank"], told["exact"]) == (3, False)
     assert 0.1 < told["error"] <= told["worst"]["error"] < 1
-    look = studio.inspect_lora(f"local:{saved.path.name}", None, ANYONE)
+    look = studio.inspect_lora(f"local:{one.path.name}", None, ANYONE)
     assert (look.family, look.title, look.fits) == ("pocket-sd3", "one + two", "yes")
 
 
 def test_total_strength_goes_into_the_file(studio: Studio, tmp_path: Path) -> None:
-    saved = studio.save_blend({"loras": [ONE, TWO], "total_strength": 2.2}, ANYONE, tmp_path)
-    assert [parent["weight"] for parent in saved.about["parents"]] == pytest.approx([1.4, -0.8])
+    one = saved(studio, {"loras": [ONE, TWO], "total_strength": 2.2}, tmp_path)
+    assert [parent["weight"] for parent in one.about["parents"]] == pytest.approx([1.4, -0.8])
 
 
 REFUSED = [
@@ -127,13 +157,13 @@ def test_what_cannot_be_saved_is_refused_in_a_sentence(
     studio: Studio, raw: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BadRequest, match=said):
-        studio.save_blend(raw, ANYONE, tmp_path / "nothing")
+        saved(studio, raw, tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
 
 
 def test_a_lora_of_another_family_is_refused(studio: Studio) -> None:
     with pytest.raises(LoraDoesNotFit, match="does not fit"):
-        studio.inspect_blend({"loras": [ONE], "model": "pocket-sdxl"}, ANYONE)
+        ended(studio.inspect_blend({"loras": [ONE], "model": "pocket-sdxl"}, ANYONE, threading.Event()))
 
 
 def test_a_dora_is_measured_by_the_files_of_the_model(studio: Studio, tmp_path: Path) -> None:
@@ -146,3 +176,69 @@ def test_a_dora_is_measured_by_the_files_of_the_model(studio: Studio, tmp_path: 
     save_file(tensors, tmp_path / "own" / "dora.safetensors")
     (lora,) = inspected(studio, {"ref": "local:dora.safetensors"})["loras"]
     assert lora["norm"] > 0
+
+
+def test_a_lora_of_which_too_little_fits_is_saved_only_where_partial_ones_are_allowed(
+    studio: Studio, tmp_path: Path
+) -> None:
+    one = partial(tmp_path, 6)
+    with pytest.raises(LoraDoesNotFit, match=r"Only 6 of 8 layers of local:partial.* allow partial LoRAs"):
+        saved(studio, {"loras": [ONE, one]}, tmp_path / "made")
+    whole, part = saved(studio, {"loras": [ONE, one], "allow_partial": True}, tmp_path / "made").about["parents"]
+    assert (whole["receipt"]["applied"], whole["receipt"]["total"], whole["receipt"]["skipped"]) == (6, 6, ())
+    assert (part["receipt"]["applied"], part["receipt"]["total"], part["layers"]) == (6, 8, 6)
+    assert [name for name, _ in part["receipt"]["skipped"]] == [Q.format(0), Q.format(1)]
+
+
+def test_what_drawing_tells_of_a_lora_the_saved_blend_tells_too(studio: Studio, tmp_path: Path) -> None:
+    raw = {"loras": [ONE, partial(tmp_path, 6)], "allow_partial": True}
+    asked = raw | {"prompt": "a cat", "steps": 1, "width": 64, "height": 64}
+    last = list(studio.generate(asked, ANYONE, threading.Event()))[-1]
+    assert isinstance(last, Generated)
+    parents = saved(studio, raw, tmp_path / "made").about["parents"]
+    assert [RecipeReceipt(**parent["receipt"]) for parent in parents] == [lora.receipt for lora in last.recipe.loras]
+
+
+def test_a_stop_ends_saving_and_looking_before_they_compute(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core.blends, "parse_lora", None)
+    stop = threading.Event()
+    works: list[Generator[Progress, None, Any]] = [
+        studio.save_blend({"loras": [ONE]}, ANYONE, tmp_path / "made", stop),
+        studio.inspect_blend({"loras": [ONE], "model": None}, ANYONE, stop),
+    ]
+    told = [next(work).stage for work in works]
+    assert told == ["Weaving them into one", "Looking at their layers"]
+    stop.set()
+    for work in works:
+        with pytest.raises(Cancelled):
+            ended(work)
+    assert not (tmp_path / "made").exists()
+
+
+def test_one_blend_waits_for_another_says_so_and_can_be_stopped(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*blend: Any) -> OneLora:
+        begun.set()
+        assert go_on.wait(30)
+        return one_lora(*blend)
+
+    monkeypatch.setattr(core.blends, "one_lora", slow)
+    first = threading.Thread(target=saved, args=(studio, {"loras": [ONE], "title": "first"}, tmp_path))
+    first.start()
+    assert begun.wait(30)
+    stop = threading.Event()
+    second = studio.inspect_blend({"loras": [ONE, TWO], "model": None}, ANYONE, stop)
+    told = [next(second).stage, next(second).stage]
+    stop.set()
+    with pytest.raises(Cancelled):
+        ended(second)
+    go_on.set()
+    first.join(30)
+    assert told[1] == "Waiting for the blend before yours"
+    assert (tmp_path / "first.safetensors").exists()
+    assert inspected(studio, ONE, TWO)["pairs"], "whoever was stopped must not hold the turn"

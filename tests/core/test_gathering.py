@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import BadRequest, Cancelled, LoraDoesNotFit, LoraRefused
 from core.messages import LoraFile, Progress
-from core.recipe import a1111_text
+from core.recipe_text import a1111_text
 from core.studio import Generated, Studio
 from lora_catalog.catalog import Catalog
 from lora_catalog.errors import BadRef
@@ -149,7 +149,7 @@ def test_total_strength_scales_all_that_is_heard_and_the_recipe_keeps_what_was_a
     assert [(file.weight, file.text_encoder) for file in files] == [(1.5, 0.5), (-0.5, -0.5), (0, 0)]
     recipe = run(studio, loras=rows, total_strength=2)[-1].recipe
     assert (recipe.total_strength, [lora.weight for lora in recipe.loras]) == (2.0, [3.0, -1.0, 5.0])
-    assert "<lora:lora:1.5> <lora:lora:-0.5>" in a1111_text(recipe)
+    assert "<lora:lora:1.5:te=0.5:unet=1.5> <lora:lora:-0.5>" in a1111_text(recipe)
     again = run(studio, prompt=None, seed=None, loras=None, recipe=recipe.as_json())[-1]
     assert again.recipe.model_copy(update={"created_at": ""}) == recipe.model_copy(update={"created_at": ""})
     assert [file.weight for file in studio.engine.jobs[-1].loras] == [1.5, -0.5, 0]  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """EmulatedHub: a Hugging Face Hub over real HTTP, with repos in memory and faults on demand.
 
-It answers as https://huggingface.co does to what huggingface_hub 2.4 asks; only reading so far.
+It answers as https://huggingface.co does to what huggingface_hub 2.4 asks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tests.hub.answers import Answer, Received, error
 from tests.hub.reading import CDN, READING, answer
 from tests.hub.repos import EPOCH, Kind, Repo, Shelf
 from tests.hub.wire import Send, serving
+from tests.hub.writing import STORAGE, WRITING
 
 __all__ = ["EmulatedHub", "Received", "faults"]
 
@@ -33,6 +34,7 @@ class _Planned:
     skip: int
     method: str | None
     site: str | None
+    done: bool
 
     def meets(self, asked: Received) -> bool:
         return (
@@ -106,18 +108,19 @@ class EmulatedHub:
         gated: Literal[False, "auto", "manual"] = False,
         private: bool = False,
         readers: Iterable[str] = (),
+        writers: Iterable[str] = (),
         security: Mapping[str, str] | None = None,
         scanned: bool = True,
         last_modified: datetime = EPOCH,
     ) -> str:
         """Gives the sha of its first commit. A card without a README.md makes one."""
         repo = Repo(kind, name, dict(card or {}), list(tags), downloads, likes, trending, gated, private, set(readers))
-        repo.security, repo.scanned = dict(security or {}), scanned
+        repo.security, repo.scanned, repo.writers = dict(security or {}), scanned, set(writers)
         written = {"README.md": f"---\n{json.dumps(repo.card)}\n---\n# {name}\n".encode()} if card else {}
         sha = repo.add({**written, **(files or {})}, last_modified)
         with self._lock:
             self._shelf.repos[kind, name] = repo
-            for token in repo.readers:
+            for token in repo.readers | repo.writers:
                 self._shelf.users.setdefault(token, "somebody")
         return sha
 
@@ -172,10 +175,14 @@ class EmulatedHub:
         skip: int = 0,
         method: str | None = None,
         site: str | None = None,
+        done: bool = True,
     ) -> None:
-        """Spoils the next `times` answers to requests whose path or query holds the text, after `skip` good ones."""
+        """Spoils the next `times` answers to requests whose path or query holds the text, after `skip` good ones.
+
+        What was asked is done all the same where it writes, or with `done` false is not.
+        """
         with self._lock:
-            self._planned.append(_Planned(fault, path_contains, times, skip, method, site))
+            self._planned.append(_Planned(fault, path_contains, times, skip, method, site, done))
 
     def heal(self) -> None:
         """Forgets all faults that are still to come."""
@@ -194,23 +201,27 @@ class EmulatedHub:
     def _reply(self, asked: Received) -> tuple[Answer, Send | None]:
         with self._lock:
             self.requests.append(asked)
-            return self._answer(asked), self._fault(asked)
+            planned = self._spoilt(asked)
+            if planned is None:
+                return self._answer(asked), None
+            return self._answer(asked) if planned.done else Answer(200), planned.fault
 
     def _answer(self, asked: Received) -> Answer:
         if asked.site == "elsewhere":
             return Answer(200, {"Content-Type": "application/json"}, b"[]")
         if asked.site == "cdn":
-            return answer(CDN, self._shelf, asked)
+            return answer((*CDN, *STORAGE), self._shelf, asked)
         if asked.token is not None and asked.token not in self._shelf.users:
             return error(401, "Invalid credentials in Authorization header")
-        return answer(READING, self._shelf, asked)
+        return answer((*READING, *WRITING), self._shelf, asked)
 
-    def _fault(self, asked: Received) -> Send | None:
+    def _spoilt(self, asked: Received) -> _Planned | None:
+        """The fault that was planned for this request."""
         for planned in self._planned:
             if planned.meets(asked):
                 if planned.skip:
                     planned.skip -= 1
                     continue
                 planned.times -= 1
-                return planned.fault
+                return planned
         return None

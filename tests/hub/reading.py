@@ -60,7 +60,7 @@ def listing(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
 
 def info(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
     """One repo at one revision; `blobs` adds sizes and hashes, `securityStatus` the scan."""
-    repo = _repo(shelf, asked, parts)
+    repo = repo_of(shelf, asked, parts)
     commit = repo.at(parts["rev"] or "main")
     facts = _facts(repo, commit, asked.flag("blobs"))
     if wanted := asked.values("expand"):
@@ -73,7 +73,7 @@ def info(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
 
 
 def tree(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
-    repo = _repo(shelf, asked, parts)
+    repo = repo_of(shelf, asked, parts)
     commit = repo.at(parts["rev"])
     below = f"{parts['path']}/" if parts["path"] else ""
     inside = [path for path in commit.files if path.startswith(below)]
@@ -89,7 +89,7 @@ def tree(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
 
 def paths_info(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
     """The facts of the paths that are there; the others are left out."""
-    repo = _repo(shelf, asked, parts)
+    repo = repo_of(shelf, asked, parts)
     commit = repo.at(parts["rev"])
     text = asked.body.decode()
     form = json.loads(text) if text.startswith("{") else query_of(text)
@@ -100,7 +100,7 @@ def paths_info(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
 
 def resolve(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
     """A file of a revision. With `shelf.cdn` LFS files are sent for to the CDN, and others to the Hub's own cache."""
-    repo = _repo(shelf, asked, parts)
+    repo = repo_of(shelf, asked, parts)
     if not repo.open_to(asked.token):
         raise Refused(gated(repo.kind, repo.id, f"{shelf.sites['hub']}/{repo.id}", asked.token))
     commit = repo.at(parts["rev"])
@@ -163,7 +163,8 @@ def answer(routes: Sequence[tuple[str, str, Handler]], shelf: Shelf, asked: Rece
     return error(404, "Sorry, we can't find the page you are looking for.")
 
 
-def _repo(shelf: Shelf, asked: Received, parts: Parts) -> Repo:
+def repo_of(shelf: Shelf, asked: Received, parts: Parts) -> Repo:
+    """The repo that the path names, where this token may see it."""
     kind, name = parts["kind"] or "models", parts["id"]
     if new := shelf.moved.get((kind, name)):
         path = asked.path.replace(quote(name, safe="/"), new, 1)

@@ -59,7 +59,10 @@ class Commit:
 
 @dataclass
 class Repo:
-    """`readers` are the tokens that may read it where it is private or gated; `security` maps files to verdicts."""
+    """`readers` are the tokens that may read it where it is private or gated, `writers` those that may write.
+
+    `security` maps files to verdicts.
+    """
 
     kind: Kind
     id: str
@@ -71,6 +74,7 @@ class Repo:
     gated: Literal[False, "auto", "manual"] = False
     private: bool = False
     readers: set[str] = field(default_factory=set)
+    writers: set[str] = field(default_factory=set)
     security: dict[str, str] = field(default_factory=dict)
     scanned: bool = True
     commits: dict[str, Commit] = field(default_factory=dict)
@@ -112,6 +116,15 @@ class Repo:
         self.refs[branch] = sha
         return sha
 
+    def squash(self, branch: str) -> None:
+        """Leaves one commit of the branch's history, with the files of its head."""
+        head = self.at(branch)
+        sha = hashlib.sha1(f"squashed {head.sha}".encode()).hexdigest()
+        kept = {self.refs[name] for name in self.refs if name != branch}
+        self.commits = {name: commit for name, commit in self.commits.items() if name in kept}
+        self.commits[sha] = Commit(sha, head.files, head.made)
+        self.refs[branch] = sha
+
     def at(self, revision: str) -> Commit:
         """Raises Refused for a revision that is neither a branch, a tag nor a commit."""
         sha = self.refs.get(revision, revision)
@@ -127,6 +140,7 @@ class Shelf:
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     moved: dict[tuple[str, str], str] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)  # LFS objects by sha256, in a commit or not yet
     page: int = 1000  # items of a listing in one answer; the Hub's own number
     cdn: bool = False  # sends whoever wants a file where the real Hub would
     sites: dict[str, str] = field(default_factory=dict)  # hub, cdn, elsewhere: their addresses

@@ -67,7 +67,7 @@ def test_a_recipe_makes_its_picture_again(client: Client) -> None:
     loras = [{"ref": "bundled:pixel", "weight": 0.5}]
     first, recipe = client.predict(prompt="a red circle", loras=loras, width=64, api_name="/generate")
     second, again = client.predict(recipe=recipe, api_name="/generate")
-    assert recipe["loras"][0]["receipt"] == {"applied": 264, "total": 264, "skipped": []}
+    assert recipe["loras"][0]["receipt"] == {"applied": 264, "total": 264, "skipped": [], "text_encoder": 0}
     assert {**again, "created_at": None} == {**recipe, "created_at": None}
     with Image.open(first[0]["image"]) as one, Image.open(second[0]["image"]) as other:
         assert one.tobytes() == other.tobytes()
@@ -202,5 +202,6 @@ def test_strangers_see_the_endpoints_and_no_event_of_the_page(client: Client) ->
     shown = client.view_api(return_format="dict", print_info=False)
     assert set(shown["named_endpoints"]) == {
         "/generate", "/models", "/search_loras", "/inspect_lora", "/inspect_blend", "/save_blend", "/upload_lora",
+        "/history", "/star_record", "/delete_records", "/records_status", "/read_recipe", "/recipe_code",
     }  # fmt: skip
     assert shown["unnamed_endpoints"] == {}

@@ -194,12 +194,39 @@ def test_another_model_brings_its_defaults_and_keeps_what_does_not_fit(visit: Vi
     expect(page.locator("#steps input[type=number]")).to_have_value("4")
     expect(page.locator(".thread .why-not")).to_contain_text("Made for pocket-sd3")
     expect(page.locator("#negative-prompt textarea")).to_be_disabled()
+    expect(page.get_by_placeholder("Not used: this mode draws without guidance")).to_be_visible()
+    expect(page.locator("#guidance-note")).to_have_text("LCM draws without guidance: above 1 each step is drawn twice.")
     expect(page.locator("#blend .card")).to_have_text(["Pixel XL"])
     draw(page)
     request = engine.jobs[-1].request
     assert (request.model, request.steps, request.loras) == ("pocket-sdxl-lcm", 4, ())
     choose(page, "Pocket SD3")
     expect(page.locator(".thread .why-not")).to_have_count(0)
+    expect(page.locator("#guidance-note")).to_be_hidden()
+    expect(page.locator("#negative-prompt textarea")).to_be_enabled()
+
+
+def test_a_guidance_without_a_choice_is_locked_and_says_why(visit: Visit) -> None:
+    page = visit()
+    choose(page, "SDXL Turbo · not on this machine")
+    expect(page.locator("#guidance input[type=number]")).to_be_disabled()
+    expect(page.locator("#guidance input[type=number]")).to_have_value("1")
+    expect(page.locator("#guidance-note")).to_contain_text("made for one step without guidance")
+    choose(page, "Pocket SD3")
+    expect(page.locator("#guidance input[type=number]")).to_be_enabled()
+
+
+def test_partial_loras_are_allowed_by_a_tick_that_the_request_carries(visit: Visit, engine: FakeEngine) -> None:
+    page = visit()
+    page.locator("#blend .card", has_text="Pixel").click()
+    page.get_by_label("Allow partial LoRAs").check()
+    page.locator("#blend .card", has_text="Neon").click()
+    expect(page.get_by_label("Allow partial LoRAs")).to_be_checked()
+    draw(page)
+    assert engine.jobs[-1].request.allow_partial is True
+    page.get_by_label("Allow partial LoRAs").uncheck()
+    draw(page)
+    assert engine.jobs[-1].request.allow_partial is False
 
 
 def test_a_model_that_cannot_run_says_why(visit: Visit) -> None:

@@ -1,0 +1,192 @@
+"""A recipe as a script: for a page of LoRA Loom through gradio_client, or for plain diffusers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from core.base_models import BASE_MODELS, BaseModel
+from core.lora.strength import factor_for
+from core.recipe import Recipe, RecipeLora
+from lora_catalog.reference import LoraRef
+
+# `core.loading.SCHEDULERS` as source; a sampler that is not here keeps the scheduler that the model was published with.
+SCHEDULERS = {
+    "euler-ancestral": ("EulerAncestralDiscreteScheduler", ', timestep_spacing="trailing"'),
+    "lcm": ("LCMScheduler", ""),
+}
+_DENOISERS = {"StableDiffusion3Pipeline": "transformer"}
+_ENCODERS = {"StableDiffusionPipeline": ("text_encoder",)}  # those that diffusers puts LoRAs into
+
+
+def as_python(recipe: Recipe, address: str) -> str:
+    """A script that has the page at `address` (http://HOST:PORT) draw it: `pip install gradio_client` is all it needs.
+
+    LoRAs are pinned by ref and sha256; what equals a default of the endpoint is left out.
+    """
+    fields: dict[str, Any] = {
+        "prompt": recipe.prompt, "negative_prompt": recipe.negative_prompt, "model": recipe.model.key,
+        "loras": [_asked(lora) for lora in recipe.loras], "steps": recipe.steps, "guidance": recipe.guidance,
+        "sampler": recipe.sampler, "width": recipe.width, "height": recipe.height, "seed": recipe.seed,
+        "images": recipe.images, "total_strength": recipe.total_strength, "allow_partial": recipe.allow_partial,
+    }  # fmt: skip
+    given = {name: value for name, value in fields.items() if value not in ("", [], None, False)}
+    return "\n".join(
+        [
+            "from gradio_client import Client",
+            "",
+            f"client = Client({_literal(address)})",
+            "pictures, recipe = client.predict(",
+            *(f"    {name}={_value(value)}," for name, value in given.items()),
+            '    api_name="/generate",',
+            ")",
+            'print(*(picture["image"] for picture in pictures), sep="\\n")',
+            "",
+        ]
+    )
+
+
+def _asked(lora: RecipeLora) -> dict[str, Any]:
+    usual = {"start": 0.0, "end": 1.0, "blocks": None, "text_encoder": None, "muted": False}
+    said = lora.model_dump(exclude={"receipt"})
+    return {name: value for name, value in said.items() if name not in usual or value != usual[name]}
+
+
+def _value(value: Any) -> str:
+    """LoRAs stand on a line each."""
+    if isinstance(value, list):
+        return "[\n" + "".join(f"        {_literal(one)},\n" for one in value) + "    ]"
+    return _literal(value)
+
+
+def _literal(value: Any) -> str:
+    """Python, with JSON's quotes around texts: what they hold can end no string."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(name)}: {_literal(one)}" for name, one in value.items()) + "}"
+    return repr(value)
+
+
+def as_diffusers(recipe: Recipe) -> str:
+    """A script for plain diffusers that draws the same pictures but for rounding; what it cannot do, its comments say.
+
+    The model's key must be known. Embedded models and bundled LoRAs are read from models/pocket, so that the script
+    runs in the project's folder.
+    """
+    entry = BASE_MODELS[recipe.model.key]
+    scheduler, changes = SCHEDULERS.get(recipe.sampler, ("", ""))
+    lines = [
+        *_reserves(recipe),
+        "import torch",
+        f"from diffusers import {', '.join(sorted(filter(None, (entry.pipeline, scheduler))))}",
+        "",
+        f"pipeline = {entry.pipeline}.from_pretrained(",
+        *(f"    {argument}," for argument in _weights(recipe, entry)),
+        f").to({_literal(recipe.plan.device)})",
+        *([f"pipeline.scheduler = {scheduler}.from_config(pipeline.scheduler.config{changes})"] if scheduler else []),
+        *_blend(recipe, entry),
+        f"for seed in range({recipe.seed}, {recipe.seed + recipe.images}):",
+        "    picture = pipeline(",
+        *(f"        {name}={_literal(value)}," for name, value in _call(recipe, entry).items()),
+        '        generator=torch.Generator("cpu").manual_seed(seed),',
+        "    ).images[0]",
+        '    picture.save(f"lora-loom-{seed}.png")',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _weights(recipe: Recipe, entry: BaseModel) -> Iterator[str]:
+    """Arguments of from_pretrained."""
+    dtype = recipe.plan.dtype if recipe.plan.dtype in ("float16", "bfloat16", "float32") else entry.dtype
+    yield _literal(f"models/pocket/{entry.repo}" if entry.embedded else entry.repo)
+    if recipe.model.revision is not None and not entry.embedded:
+        yield f"revision={_literal(recipe.model.revision)}"
+    if entry.variant is not None:
+        yield f"variant={_literal(entry.variant)}"
+    yield f"dtype=torch.{dtype}"
+    if entry.folder is not None:
+        index = json.loads((entry.folder / "model_index.json").read_text(encoding="utf-8"))
+        yield from (f"{part}=None" for part, kind in index.items() if kind == [None, None])
+
+
+def _blend(recipe: Recipe, entry: BaseModel) -> Iterator[str]:
+    heard = [lora for lora in recipe.loras if not lora.muted]
+    factor = factor_for((lora.weight for lora in heard), recipe.total_strength)
+    parts = [(lora.ref, _strength(lora, factor, entry)) for lora in heard]
+    if recipe.model.accelerator is not None:
+        parts.append((recipe.model.accelerator, "1.0"))
+    for number, (ref, _) in enumerate(parts):
+        yield f'pipeline.load_lora_weights({_file(LoraRef.parse(ref))}, adapter_name="lora_{number}")'
+    if parts:
+        names = ", ".join(f'"lora_{number}"' for number in range(len(parts)))
+        yield f"pipeline.set_adapters([{names}], [{', '.join(strength for _, strength in parts)}])"
+        yield ""
+
+
+def _strength(lora: RecipeLora, factor: float, entry: BaseModel) -> str:
+    """One number, or one by component where the text encoders' is another."""
+    own = lora.weight if lora.text_encoder is None else lora.text_encoder
+    words = 0.0 if lora.start > 0 else own
+    has_words = lora.receipt is None or lora.receipt.text_encoder > 0
+    if words == lora.weight or not has_words:
+        return repr(factor * lora.weight)
+    encoders = _ENCODERS.get(entry.pipeline, ("text_encoder", "text_encoder_2"))
+    denoiser = _DENOISERS.get(entry.pipeline, "unet")
+    return _literal({denoiser: factor * lora.weight} | dict.fromkeys(encoders, factor * words))
+
+
+def _file(ref: LoraRef) -> str:
+    """Arguments of load_lora_weights."""
+    places: dict[str, tuple[str, str | None]] = {
+        "bundled": (f"models/pocket/loras/{ref.name}", f"{ref.name}.safetensors"),
+        "local": (".", ref.name),
+        "hub": (ref.name, ref.file),
+    }
+    folder, file = places[ref.source]
+    said = [_literal(folder)]
+    if file is not None:
+        said.append(f"weight_name={_literal(file)}")
+    if ref.revision is not None:
+        said.append(f"revision={_literal(ref.revision)}")
+    return ", ".join(said)
+
+
+def _call(recipe: Recipe, entry: BaseModel) -> dict[str, Any]:
+    """Arguments of the pipeline's call."""
+    said: dict[str, Any] = {"prompt": recipe.prompt}
+    if recipe.negative_prompt and recipe.guidance > 1:
+        said["negative_prompt"] = recipe.negative_prompt
+    said |= {
+        "num_inference_steps": recipe.steps, "guidance_scale": recipe.guidance, "width": recipe.width,
+        "height": recipe.height,
+    }  # fmt: skip
+    if entry.t5_tokens is not None:
+        said["max_sequence_length"] = entry.t5_tokens
+    return said
+
+
+def _reserves(recipe: Recipe) -> Iterator[str]:
+    """What the script does not do, as comment lines."""
+    if versions := ", ".join(f"{name} {version}" for name, version in recipe.libraries.items()):
+        yield f"# Drawn with {_one_line(versions)}."
+    for lora in recipe.loras:
+        name = _one_line(lora.ref)
+        if lora.muted:
+            continue
+        if lora.ref.startswith("local:"):
+            yield f"# {name} is a file of your own: lay it into the folder where this script runs."
+        if lora.blocks:
+            yield f"# {name} has weights by block, which this script leaves out: {_one_line(_literal(lora.blocks))}."
+        if (lora.start, lora.end) != (0.0, 1.0):
+            share = f"{lora.start:g} to {lora.end:g} of the steps"
+            yield f"# {name} counts from {share} in LoRA Loom; here it does so in all of them."
+    if recipe.loras:
+        yield "# diffusers does not read every form of LoRA (kohya's of SD3, LoHa, LoKr): mind its warnings."
+
+
+def _one_line(text: str) -> str:
+    """Fit for a comment, whatever a forged recipe says."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:300]

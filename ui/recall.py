@@ -1,0 +1,81 @@
+"""Recall: a recipe back into the form, whole, its seed alone, or all but its seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from gradio.blocks import Block
+
+from core.base_models import BASE_MODELS, BaseModel
+from core.lora.blocks import blocks_of
+from core.recipe import Recipe, RecipeLora
+from core.studio import Studio
+from lora_catalog.errors import CatalogError
+from lora_catalog.visitor import ANYONE, Visitor
+from ui.blend_rows import blend_of, shown
+
+if TYPE_CHECKING:
+    from ui.create import CreateTab
+
+CREATE = "create"  # the id of its tab
+_AS_THEY_ARE = ("prompt", "negative_prompt", "steps", "guidance", "width", "height", "seed", "images")
+
+
+class Recall:
+    """Each method gives updates by component; an event that returns them names `outputs`."""
+
+    def __init__(self, studio: Studio, create: CreateTab, tabs: gr.Tabs) -> None:
+        self._studio, self._create, self._tabs = studio, create, tabs
+
+    @property
+    def outputs(self) -> list[Block]:
+        """Everything that a recipe may change on the page."""
+        form = self._create.form
+        return [form.model, form.loras, *self._create.of_model(self._studio.default_model),
+                form.prompt, form.seed, form.images, self._tabs]  # fmt: skip
+
+    def everything(self, recipe: Recipe, visitor: Visitor = ANYONE) -> dict[Any, Any]:
+        """The form as the recipe says, LoRAs that it did not use cleared; whose model is not known here, as it was."""
+        form, key = self._create.form, recipe.model.key
+        entry = BASE_MODELS[key]
+        updates: dict[Any, dict[str, Any]] = dict(self._create.of_model(key))
+        for name in _AS_THEY_ARE:
+            box = getattr(form, name)
+            updates[box] = gr.update(**updates.get(box, {}) | {"value": getattr(recipe, name)})
+        rows = [self._row(lora, entry, recipe.prompt, visitor) for lora in recipe.loras]
+        return updates | {
+            form.model: gr.update(value=key),
+            form.loras: gr.update(value=blend_of(entry, rows, recipe.total_strength, recipe.allow_partial)),
+            self._tabs: gr.update(selected=CREATE),
+        }
+
+    def remix(self, recipe: Recipe, visitor: Visitor = ANYONE) -> dict[Any, Any]:
+        """Everything but the seed: a new one each time."""
+        return self.everything(recipe, visitor) | {self._create.form.seed: gr.update(value=-1)}
+
+    def seed(self, recipe: Recipe, index: int = 0) -> dict[Any, Any]:
+        """The seed of one of its pictures; all else stays."""
+        return {self._create.form.seed: gr.update(value=recipe.seed + index), self._tabs: gr.update(selected=CREATE)}
+
+    def _row(self, lora: RecipeLora, entry: BaseModel, prompt: str, visitor: Visitor) -> dict[str, Any]:
+        """As `weave` of the blend's script makes it. A LoRA without a card here is named by its ref, which is enough to
+        draw with it or to be told why not."""
+        try:
+            card = shown(self._studio.catalog.card(lora.ref, visitor))
+        except CatalogError:
+            card = {"title": lora.ref, "family": entry.family, "triggers": [], "picture": None, "nsfw": False}
+        about = {name: card[name] for name in ("title", "family", "triggers", "picture", "nsfw")}
+        asked = lora.model_dump(include={"ref", "weight", "muted", "start", "end", "text_encoder"})
+        said = [word for word in about["triggers"] if word.lower() in prompt.lower()]
+        blocks = {entry.family: _boxes(lora.blocks or {}, entry)}
+        # It was drawn with this model: whatever its card says, it fits.
+        return about | asked | {"said": said, "blocks": blocks, "also": entry.family, "caution": None, "why_not": None}
+
+
+def _boxes(blocks: Mapping[str, float], entry: BaseModel) -> dict[str, Any]:
+    """Numbers by block as the row has them: in the boxes of its groups, the others as text."""
+    groups = {name: number for name, number in blocks.items() if name in blocks_of(entry.family).groups}
+    others = ", ".join(f"{name}: {number!r}" for name, number in blocks.items() if name not in groups)
+    return {"groups": groups, "single": others}
