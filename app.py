@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, cast, get_args
 
 from core.base_models import BASE_MODELS, POCKET
+from core.memory import PLANS
 from core.request import Consent
 from lora_catalog.reference import HUB_ENDPOINT
 
@@ -47,6 +48,7 @@ class Settings:
     share: bool
     mcp: bool
     model: str | None
+    plan: str | None
     data_dir: Path
     log_dataset: str | None
     consent: Consent | None
@@ -90,6 +92,15 @@ def _model(text: str) -> str:
     return text
 
 
+def _plan(text: str) -> str:
+    if text not in PLANS:
+        raise ValueError(f"one of {', '.join(PLANS)}")
+    return text
+
+
+_PLANS = "; ".join(f"{plan.name}: {plan.does} ({plan.costs})" for plan in PLANS.values())
+
+
 def _folder(text: str) -> Path:
     path = Path(text).expanduser()
     if path.exists() and not path.is_dir():
@@ -117,6 +128,8 @@ _OPTIONS = (
     _Option("share", _switch, None, "also open a public gradio.live address"),
     _Option("mcp", _switch, None, "also serve the API's endpoints as MCP tools"),
     _Option("model", _model, None, "the model to begin with; left out: the best one that this machine can run", "KEY"),
+    _Option("plan", _plan, None, "how models are laid out in memory; left out, or where it makes no sense for a model:"
+            f" the first of these that fits into what is free, but no-t5. {_PLANS}", "NAME"),
     _Option("data_dir", _folder, "data", "folder for LoRA files, your own (in loras/) and fetched ones", "DIR"),
     _Option("log_dataset", _dataset, None, "dataset repo of the Hub that records are sent to, made private if it is not"
             " there; needs HF_TOKEN with write access", "USER/REPO"),
@@ -235,7 +248,7 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
     from ui.words import PocketWords
 
     token, public = get_token(), _reached_by_strangers(settings, environ)
-    machine = survey(has_token=token is not None, on_zero_gpu=bool(environ.get("SPACES_ZERO_GPU")))
+    machine = survey(token is not None, bool(environ.get("SPACES_ZERO_GPU")), settings.plan)
     model = settings.model or best_model(machine)
     why_not = machine.why_not(BASE_MODELS[model])
     if settings.model is not None and why_not is not None:
@@ -251,7 +264,7 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
         words = PocketWords()
     visitors = Visitors(lent_token=None if public else token)
     hosts = () if public or settings.host not in AT_HOME else AT_HOME
-    journal = Journal(settings.data_dir / "journal.sqlite")
+    journal = Journal(settings.data_dir / "journal.sqlite", for_dataset=settings.log_dataset is not None)
     consent = settings.consent or ("picture" if settings.log_dataset is None else "recipe")
     studio = Studio(engine, catalog, model, journal, consent, machine.device)
     sync = dataset_sync(

@@ -200,7 +200,7 @@ class _Unwritten:
 
     shape: Shape
 
-    def set(self, shares: Sequence[Share]) -> torch.Tensor:
+    def set(self, shares: Sequence[Share]) -> Sequence[torch.Tensor]:
         raise LookupError
 
     def restore(self) -> None:

@@ -61,6 +61,7 @@ def test_a_picture_answered_before_kill_9_is_in_the_dataset_once(
     with started(hub, tmp_path / "data") as (address, process):
         page = browser.new_page()
         page.goto(address)
+        expect(page.locator("#consent")).to_contain_text(f"and in the dataset {REPO}")
         page.locator("#prompt textarea").fill("a red circle on a blue background")
         page.locator("#steps input[type=number]").fill("2")
         page.locator("#steps input[type=number]").blur()

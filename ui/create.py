@@ -37,7 +37,9 @@ _CONSENTS = [("Nothing", "none"), ("Recipe only", "recipe"), ("Picture", "pictur
 class CreateTab:
     """Lays out the tab and answers its events. Holds nothing of a visitor: that lives in their session."""
 
-    def __init__(self, studio: Studio, runs: Runs, words: PocketWords, visitors: Visitors) -> None:
+    def __init__(
+        self, studio: Studio, runs: Runs, words: PocketWords, visitors: Visitors, dataset: str | None = None
+    ) -> None:
         self.studio, self.runs, self.visitors = studio, runs, visitors
         entry = BASE_MODELS[studio.default_model]
         with gr.Column(elem_id="create"):
@@ -76,7 +78,7 @@ class CreateTab:
                     self.recycle = gr.Button("↺ Last", size="sm", elem_id="recycle")
                 images = gr.Slider(1, 8, 1, step=1, label="Pictures", elem_id="images")
                 self.consent = gr.Radio(
-                    _CONSENTS, value=studio.default_consent, label="Keep in History", elem_id="consent",
+                    _CONSENTS, value=studio.default_consent, label=_kept_where(dataset), elem_id="consent",
                 )  # fmt: skip
         with gr.Accordion("Models, and how to get real ones", open=False, elem_id="about"):
             gr.HTML(about_html(studio.models()), apply_default_css=False)
@@ -222,6 +224,10 @@ def _sliders(entry: BaseModel) -> tuple[gr.Slider, gr.Slider, gr.Slider, gr.Slid
             **_bounds(entry.guidance_range), value=entry.guidance, step=0.1, label="Guidance", elem_id="guidance"
         )
     return width, height, steps, guidance
+
+
+def _kept_where(dataset: str | None) -> str:
+    return "Keep in History" + (f" and in the dataset {dataset}" if dataset else "")
 
 
 def _ranged(value: float, allowed: tuple[float, float]) -> dict[str, Any]:

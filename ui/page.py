@@ -112,7 +112,7 @@ def build_page(
         gr.HTML(_HEADER, apply_default_css=False, elem_id="header")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Create", id=CREATE, elem_id="create-tab"):
-                create = CreateTab(studio, runs, words, visitors)
+                create = CreateTab(studio, runs, words, visitors, sync.repo)
                 recall = Recall(studio, create, tabs)
                 create.wire(recall)
             with gr.Tab("LoRAs", elem_id="loras-tab"):

@@ -10,7 +10,7 @@ import torch
 
 from core.lora.changes import Shape
 from core.lora.factors import Pair, factors_of
-from core.lora.weights import Share, filled
+from core.lora.weights import Share
 
 _KINDS = ("Linear4bit", "Linear8bitLt")  # of bitsandbytes; peft has an adapter of the same name for each
 _NAME = "blend"  # of the one adapter that a layer has
@@ -32,14 +32,13 @@ class QuantisedWeight:
         self.shape: Shape = (self._layer.out_features, self._layer.in_features)
 
     @torch.no_grad()
-    def set(self, shares: Sequence[Share]) -> torch.Tensor:
+    def set(self, shares: Sequence[Share]) -> Sequence[torch.Tensor]:
         up, down = self._factors(shares)
         if self._adapter is None or self._adapter.r[_NAME] != len(down):
             self._adapter = self._made(len(down))
-        self._adapter.lora_A[_NAME].weight.copy_(down)
-        self._adapter.lora_B[_NAME].weight.copy_(up)
         setattr(self._parent, self._name, self._adapter)
-        return torch.maximum(filled(up, self._dtype), filled(down, self._dtype))
+        parts = (self._adapter.lora_A[_NAME].weight, self._adapter.lora_B[_NAME].weight)
+        return [part.copy_(values) for part, values in zip(parts, (down, up), strict=True)]
 
     def restore(self) -> None:
         setattr(self._parent, self._name, self._layer)

@@ -34,11 +34,11 @@ class Weight(Protocol):
     @property
     def shape(self) -> Shape: ...
 
-    def set(self, shares: Sequence[Share]) -> torch.Tensor:
+    def set(self, shares: Sequence[Share]) -> Sequence[torch.Tensor]:
         """Makes the layer compute with W0 + Σ weight · ΔW, summed in the order given.
 
-        Returns how much of the storage type's range that takes, as a number on the device: above 1, or not a number,
-        is beyond it. After any failure the parameter may be half-written until `restore`.
+        Returns the tensors that now hold it: what is beyond their type's range is not finite there. After any failure
+        the parameter may be half-written until `restore`.
         """
 
     def restore(self) -> None:
@@ -56,12 +56,6 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else sys.maxsize
 
 
-def filled(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The share of a type's range that values take; not a number where one of them is none."""
-    low, high = values.aminmax()
-    return torch.maximum(-low, high) / torch.finfo(dtype).max
-
-
 class PlainWeight:
     """A parameter whose values are rewritten in place, from a pristine copy made before the first time."""
 
@@ -71,18 +65,22 @@ class PlainWeight:
         self.pristine: torch.Tensor | None = None
         self._rounding = Rounding()
 
-    def set(self, shares: Sequence[Share]) -> torch.Tensor:
+    def set(self, shares: Sequence[Share]) -> Sequence[torch.Tensor]:
         homes = self._place.homes()
         if self.pristine is None:
             self.pristine = self._copy(homes[0])
         # Always where the forwards are: two devices' sums differ in the last bit, and a GPU's are faster.
         base = self.pristine.to(self._place.used or homes[0].device, non_blocking=True)
-        weight = base.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        if _takes_sums(homes[0], base.device):
+            weight = homes[0].copy_(base)  # memory of its own would cost a small layer more than the sum
+        else:
+            weight = base.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         downs = [share.change.add_to(weight, base, share.weight) for share in shares]
         values = self._rounding.of(weight, base.dtype, downs, tuple(share.sha256 for share in shares))
         for home in homes:
-            home.copy_(values)
-        return filled(weight, base.dtype)
+            if home is not values:
+                home.copy_(values)
+        return homes[:1]
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -95,6 +93,11 @@ class PlainWeight:
         device = kept_on(values.device if used is None else torch.device("cpu"), values.nbytes, self._free)
         pinned = device.type == "cpu" and "cuda" in (values.device.type, used and used.type)
         return torch.empty_like(values, device=device, pin_memory=pinned).copy_(values)
+
+
+def _takes_sums(home: torch.Tensor, device: torch.device) -> bool:
+    """Whether it can be summed in; hooks that bring a module in the middle of a run leave inference tensors."""
+    return home.dtype == torch.float32 and home.device == device and home.is_contiguous() and not home.is_inference()
 
 
 def kept_on(rest: torch.device, size: int, free: Free) -> torch.device:

@@ -31,7 +31,8 @@ class Journal:
     """Safe to call from several threads; several processes may use one file. `largest` bounds the file, in bytes.
 
     The file and its folder are made at the first call. A torn file is set aside and a new one begun; one of a newer
-    version is left alone. Any call may raise JournalRefused. A visitor without an id has no records.
+    version is left alone. Any call may raise JournalRefused. A visitor without an id has no records. What is kept
+    while `for_dataset` is false never goes to a dataset: nobody had been told of one.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class Journal:
         path: Path,
         *,
         largest: int = LARGEST,
+        for_dataset: bool = True,
         clock: Callable[[], datetime] = _now,
         migrations: Sequence[Migration] = MIGRATIONS,
     ) -> None:
-        self._file, self._largest = JournalFile(path, migrations, clock), largest
+        self._file, self._largest, self._for_dataset = JournalFile(path, migrations, clock), largest, for_dataset
 
     def close(self) -> None:
         """Closes the file; later calls open it for their own time only."""
@@ -54,7 +56,7 @@ class Journal:
         Where the journal is full, pictures and rows that are on the Hub go: the oldest first, the starred ones last.
         """
         try:
-            self._file.write(partial(_keep, records=records, largest=self._largest))
+            self._file.write(partial(_keep, records=records, for_dataset=self._for_dataset, largest=self._largest))
         except JournalRefused as error:
             raise NotRecorded(error.reason) from error
 
@@ -114,7 +116,8 @@ class Journal:
         return deleted
 
     def unsealed(self, most_rows: int, most_bytes: int) -> list[Record]:
-        """Records in no shard, oldest first, with their pictures: as many as fit, but one at least if there is one."""
+        """Records for a dataset that are in no shard, oldest first, with their pictures: as many as fit, but one at
+        least if there is one."""
         return self._file.read(partial(_unsealed, most_rows=most_rows, most_bytes=most_bytes))
 
     def seal(self, shard: str, ids: Sequence[str]) -> None:
@@ -167,7 +170,7 @@ class NoJournal(Journal):
     """For a studio that keeps nothing: what it is asked to keep or to show, it refuses."""
 
     def __init__(self) -> None:
-        self._file, self._largest = _NoFile(), 0
+        self._file, self._largest, self._for_dataset = _NoFile(), 0, False
 
 
 class _NoFile(JournalFile):
@@ -198,14 +201,14 @@ def _record(row: Sequence[Any]) -> Record:
     return Record(record_id, at, *texts, image, thumbnail, bool(starred), pictured=image_bytes > 0)
 
 
-def _keep(db: sqlite3.Connection, records: Sequence[Record], largest: int) -> None:
+def _keep(db: sqlite3.Connection, records: Sequence[Record], for_dataset: bool, largest: int) -> None:
     for record in records:
         n = db.execute(
-            "INSERT INTO records (id, created_at, visitor, prompt, model, loras, recipe, starred, image_bytes)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO records (id, created_at, visitor, prompt, model, loras, recipe, starred, image_bytes,"
+            " for_dataset) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record.id, record.created_at.isoformat(), record.visitor, record.prompt, record.model, record.loras,
-                record.recipe, record.starred, len(record.image or b""),
+                record.recipe, record.starred, len(record.image or b""), for_dataset,
             ),
         ).lastrowid  # fmt: skip
         found = words.indexed(record.visitor, record.starred, record.prompt, record.loras)
@@ -241,7 +244,7 @@ def _delete(db: sqlite3.Connection, ids: str, visitor: str) -> int:
 def _unsealed(db: sqlite3.Connection, most_rows: int, most_bytes: int) -> list[Record]:
     sql = (
         f"SELECT {_COLUMNS}, png, webp FROM records r LEFT JOIN images USING (n) LEFT JOIN thumbnails USING (n)"
-        " WHERE r.shard IS NULL ORDER BY r.n LIMIT ?"
+        " WHERE r.shard IS NULL AND r.for_dataset ORDER BY r.n LIMIT ?"
     )
     found: list[Record] = []
     size = 0

@@ -53,8 +53,9 @@ MIGRATIONS: tuple[Migration, ...] = (
         # n orders records and is never used twice, since cursors name it.
         "CREATE TABLE records (n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL,"
         " visitor TEXT NOT NULL, prompt TEXT NOT NULL, model TEXT NOT NULL, loras TEXT NOT NULL, recipe TEXT NOT NULL,"
-        " starred INTEGER NOT NULL DEFAULT 0, image_bytes INTEGER NOT NULL DEFAULT 0, shard TEXT)",
-        "CREATE INDEX unsealed ON records (n) WHERE shard IS NULL",
+        " starred INTEGER NOT NULL DEFAULT 0, image_bytes INTEGER NOT NULL DEFAULT 0,"
+        " for_dataset INTEGER NOT NULL, shard TEXT)",
+        "CREATE INDEX unsealed ON records (n) WHERE shard IS NULL AND for_dataset",
         "CREATE INDEX by_shard ON records (shard) WHERE shard IS NOT NULL",
         "CREATE INDEX by_star ON records (starred, n)",
         "CREATE INDEX pictured ON records (starred, n) WHERE image_bytes > 0",

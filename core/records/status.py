@@ -23,7 +23,9 @@ class SyncStatus:
 
 
 class Sync(Protocol):
-    """What the page and the start know of whatever sends the records."""
+    """What the page and the start know of whatever sends the records; `repo` is where to, None for nowhere."""
+
+    repo: str | None
 
     def start(self) -> None:
         """Begins to send in a thread of its own."""
@@ -41,8 +43,8 @@ class Sync(Protocol):
 class NoSync:
     """Sends nothing: no dataset was named, or `why_not` (a clause) keeps it from one."""
 
-    def __init__(self, journal: Journal, why_not: str = "") -> None:
-        self._journal, self._why_not = journal, why_not
+    def __init__(self, journal: Journal, repo: str | None = None, why_not: str = "") -> None:
+        self._journal, self.repo, self._why_not = journal, repo, why_not
 
     def start(self) -> None:
         """Nothing to begin."""

@@ -54,6 +54,7 @@ class DatasetSync:
         self, journal: Journal, dataset: HubDataset, folder: Path, clock: Callable[[], float] = time.time, *,
         every: float = EVERY, per_hour: int = PER_HOUR, chance: random.Random | None = None,
     ) -> None:  # fmt: skip
+        self.repo: str | None = dataset.repo
         self._journal, self._dataset, self._clock = journal, dataset, clock
         self._folder = SealedFolder(folder)
         self._pace = Pace(journal, clock, every, per_hour)
@@ -266,5 +267,6 @@ def dataset_sync(
     if repo is None:
         return NoSync(journal)
     if token is None:
-        return NoSync(journal, f"nothing goes to the dataset {repo}: set HF_TOKEN to a token that may write to it")
+        why_not = f"nothing goes to the dataset {repo}: set HF_TOKEN to a token that may write to it"
+        return NoSync(journal, repo, why_not)
     return DatasetSync(journal, HubDataset(repo, endpoint, token, client), folder)

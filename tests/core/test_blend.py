@@ -66,10 +66,10 @@ class Watched:
     def shape(self) -> tuple[int, ...]:
         return self.weight.shape
 
-    def set(self, shares: Sequence[Share]) -> torch.Tensor:
-        filled = self.weight.set(shares)
+    def set(self, shares: Sequence[Share]) -> Sequence[torch.Tensor]:
+        written = self.weight.set(shares)
         self.say()
-        return filled
+        return written
 
     def restore(self) -> None:
         self.weight.restore()

@@ -182,6 +182,17 @@ def test_the_longest_query_is_answered(journal: Journal) -> None:
     assert found(journal, query="".join(map(chr, range(0x4E00, 0x4E00 + 200)))) == []
 
 
+def test_what_was_kept_before_there_was_a_dataset_never_goes_to_one(tmp_path: Path) -> None:
+    for at_home, prompt in ((True, "before"), (False, "with a dataset"), (True, "without again")):
+        journal = Journal(tmp_path / "journal.sqlite", for_dataset=not at_home)
+        kept(journal, record(prompt))
+        journal.close()
+    journal = Journal(tmp_path / "journal.sqlite", for_dataset=True)
+    assert [each.prompt for each in journal.unsealed(10, 10**6)] == ["with a dataset"]
+    assert len(found(journal)) == 3
+    journal.close()
+
+
 def test_unsealed_records_come_oldest_first_within_bounds_but_always_one(journal: Journal) -> None:
     one, two, three = kept(journal, *(record(image=bytes(1000)) for _ in range(3)))
     assert [each.id for each in journal.unsealed(2, 10**6)] == [one.id, two.id]
