@@ -23,6 +23,11 @@ from core.request import Consent
 from lora_catalog.reference import HUB_ENDPOINT
 
 if TYPE_CHECKING:
+    from core.fine_tunes import FineTunes
+    from core.gpu import Lend
+    from core.machine import Machine
+    from core.messages import Engine
+    from core.records.journal import Journal
     from core.records.status import Sync
     from lora_catalog.catalog import Catalog
     from ui.page import Page as LoomPage
@@ -87,8 +92,8 @@ def _switch(text: str) -> bool:
 
 
 def _model(text: str) -> str:
-    if text not in BASE_MODELS:
-        raise ValueError(f"one of {', '.join(BASE_MODELS)}")
+    if text not in BASE_MODELS and "/" not in text:
+        raise ValueError(f"one of {', '.join(BASE_MODELS)}, or USER/REPO of a fine-tune")
     return text
 
 
@@ -127,7 +132,8 @@ _OPTIONS = (
     _Option("port", _port, "7860", "port to listen on", "PORT", ("GRADIO_SERVER_PORT",)),
     _Option("share", _switch, None, "also open a public gradio.live address"),
     _Option("mcp", _switch, None, "also serve the API's endpoints as MCP tools"),
-    _Option("model", _model, None, "the model to begin with; left out: the best one that this machine can run", "KEY"),
+    _Option("model", _model, None, "the model to begin with, or USER/REPO[@REVISION], a fine-tune of one on the Hub;"
+            " left out: the best one that this machine can run", "KEY"),
     _Option("plan", _plan, None, "how models are laid out in memory; left out, or where it makes no sense for a model:"
             f" the first of these that fits into what is free, but no-t5. {_PLANS}", "NAME"),
     _Option("data_dir", _folder, "data", "folder for LoRA files, your own (in loras/) and fetched ones", "DIR"),
@@ -206,7 +212,7 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
     """Serves until SIGINT or SIGTERM, which raise SystemExit here."""
     check_address(settings.host, settings.port)
     check_folder(settings.data_dir)
-    page, runs, sync, warm_up = _wired(settings, environ)
+    page, runs, journal, sync, warm_up = _wired(settings, environ)
 
     try:
         try:
@@ -228,19 +234,22 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
         page.close(verbose=False)
         sync.flush(FLUSH)  # what it cannot send goes at the next start
         sync.close()
+        journal.close()
 
 
-def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Runs, Sync, Callable[[], None]]:
+def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Runs, Journal, Sync, Callable[[], None]]:
     """The one place that knows all parts."""
     import httpx2
     from huggingface_hub import get_token
 
-    from core.engine import LocalEngine
+    from core.fine_tunes import LISTED_ONLY, FineTunes
+    from core.gpu import lender
     from core.machine import best_model, survey
     from core.records.dataset import TIMEOUT
     from core.records.journal import Journal
     from core.records.sync import dataset_sync
     from core.studio import Studio
+    from lora_catalog.hub.api import HubApi
     from lora_catalog.sources.folder import LARGEST_FILE
     from ui.page import build_page
     from ui.runs import Runs
@@ -248,12 +257,18 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
     from ui.words import PocketWords
 
     token, public = get_token(), _reached_by_strangers(settings, environ)
-    machine = survey(token is not None, bool(environ.get("SPACES_ZERO_GPU")), settings.plan)
-    model = settings.model or best_model(machine)
+    on_zero_gpu = bool(environ.get("SPACES_ZERO_GPU"))
+    lend = lender() if on_zero_gpu else None  # before anything uses CUDA
+    machine = survey(token is not None, on_zero_gpu, settings.plan)
+    endpoint = environ.get("HF_ENDPOINT") or HUB_ENDPOINT
+    fine_tunes = FineTunes(HubApi(endpoint), settings.data_dir / "models.json")
+    if not public:
+        fine_tunes.remember()
+    model = _fine_tune(fine_tunes, settings.model, token) if settings.model else best_model(machine)
     why_not = machine.why_not(BASE_MODELS[model])
     if settings.model is not None and why_not is not None:
         raise WrongSetting(why_not)
-    engine = LocalEngine(machine)
+    engine, warm_up = _engine(machine, model, lend)
     largest_upload = PUBLIC_UPLOAD if public else LARGEST_FILE
     catalog = _catalog(settings.data_dir, environ.get("HF_ENDPOINT") or HUB_ENDPOINT, public, largest_upload)
     runs = Runs()
@@ -266,13 +281,38 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
     hosts = () if public or settings.host not in AT_HOME else AT_HOME
     journal = Journal(settings.data_dir / "journal.sqlite", for_dataset=settings.log_dataset is not None)
     consent = settings.consent or ("picture" if settings.log_dataset is None else "recipe")
-    studio = Studio(engine, catalog, model, journal, consent, machine.device)
+    models = LISTED_ONLY if public else fine_tunes  # a stranger's choice would fill the disk
+    studio = Studio(engine, catalog, model, journal, consent, machine.device, models)
     sync = dataset_sync(
         journal, settings.log_dataset, settings.data_dir / "sealed", environ.get("HF_ENDPOINT") or HUB_ENDPOINT, token,
         httpx2.Client(timeout=TIMEOUT),
     )  # fmt: skip
     page = build_page(studio, words, runs, visitors, largest_upload=largest_upload, hosts=hosts, sync=sync)
-    return page, runs, sync, lambda: engine.warm_up(model)
+    return page, runs, journal, sync, warm_up
+
+
+def _engine(machine: Machine, model: str, lend: Lend | None) -> tuple[Engine, Callable[[], None]]:
+    """What draws, and what it has still to do once the page is there."""
+    from core.engine import LocalEngine
+    from core.gpu import ZeroEngine
+
+    local = LocalEngine(machine)
+    if lend is None:
+        return local, lambda: local.warm_up(model)
+    local.warm_up(model)  # ZeroGPU's workers get what lies on the device when the page is launched
+    return ZeroEngine(local, model, lend), lambda: None
+
+
+def _fine_tune(fine_tunes: FineTunes, model: str, token: str | None) -> str:
+    """The key that the table has for it now. Raises WrongSetting with what the Hub says of it."""
+    from core.errors import BadRequest
+    from core.request import entry_of
+    from lora_catalog.errors import CatalogError
+
+    try:
+        return entry_of(fine_tunes.key_of(model, token)).key
+    except (BadRequest, CatalogError) as error:
+        raise WrongSetting(str(error)) from None
 
 
 def _catalog(data_dir: Path, endpoint: str, public: bool, largest_upload: int) -> Catalog:

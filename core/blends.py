@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 
 from core.base_models import BaseModel
 from core.base_weights import BaseWeights
-from core.errors import BadRequest, Cancelled
+from core.errors import BadRequest, Cancelled, LoraRefused
 from core.gathering import Gathering
 from core.lora.analysis import SAME_WAY, Look, Overlaps, look_at, overlaps_of
 from core.lora.blend import Blender, Ingredient
@@ -38,7 +39,7 @@ from lora_catalog.visitor import Visitor
 
 LONGEST_TITLE = 100  # letters
 AWHILE = 0.1  # seconds between two looks at the stop flag
-MOST_KEPT = 16  # blends whose overlaps are remembered: other weights need no other look into the files
+MOST_KEPT = 16  # blends of which it is remembered: other weights need no other look into the files
 PRECISIONS = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -60,18 +61,22 @@ class Blends:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._turn = threading.Lock()
-        self._overlaps: OrderedDict[tuple[str, ...], Overlaps] = OrderedDict()
+        self._seen: OrderedDict[tuple[str | bool, ...], _Seen] = OrderedDict()
         self._bases: dict[str, BaseWeights] = {}
 
     def inspect(
         self, request: GenerationRequest, visitor: Visitor, stop: StopFlag
     ) -> Generator[Progress, None, dict[str, Any]]:
-        """Overlaps, norms and suggested weights. Raises what gathering and parsing raise, and ModelUnavailable."""
+        """Receipts, overlaps, norms and suggested weights.
+
+        Raises what gathering and parsing raise, ModelUnavailable, LoraRefused for what is too large to measure, and
+        LoraDoesNotFit for a LoRA that drawing would refuse, unless the request allows partial ones.
+        """
         with ExitStack() as held:
             files = yield from self._gathered(request, visitor, stop, held)
             yield Progress("Looking at their layers")
             yield from self._await_turn(stop, held)
-            return self._inspected(files, request.entry, visitor, stop)
+            return self._inspected(request, files, visitor, stop)
 
     def save(
         self,
@@ -99,16 +104,21 @@ class Blends:
 
     @torch.inference_mode()
     def _inspected(
-        self, files: Sequence[LoraFile], entry: BaseModel, visitor: Visitor, stop: StopFlag
+        self, request: GenerationRequest, files: Sequence[LoraFile], visitor: Visitor, stop: StopFlag
     ) -> dict[str, Any]:
-        overlaps = self._overlaps_of(files, entry, stop)
+        entry = request.entry
+        seen = self._seen_of(files, entry, request.allow_partial, stop)
         blend = [_ingredient(file, ParsedLora(file.sha256, {}), entry) for file in files]
         preferred = [
             math.copysign(self._catalog.card(file.ref, visitor).weight, file.weight or file.text_encoder)
             for file in files
         ]
-        look = look_at(blend, preferred, overlaps, entry.family, self._base(entry).squared_norm)
-        return {"model": entry.key, "said": _said(look), **_listed(look, files)}
+        windows = [(file.start, file.end) for file in files]
+        look = look_at(blend, preferred, seen.overlaps, entry.family, self._base(entry).squared_norm, windows)
+        for file, norm in zip(files, look.norms, strict=True):
+            if not math.isfinite(norm):
+                raise LoraRefused(f"{file.ref} is too large and cannot be measured: leave it out of this blend.")
+        return {"model": entry.key, "said": _said(look), **_listed(look, files, seen.receipts)}
 
     @torch.inference_mode()
     def _saved(
@@ -123,8 +133,9 @@ class Blends:
         entry = request.entry
         blend = [_ingredient(file, _parsed(file, entry, stop), entry) for file in files]
         receipts = _receipts(blend, entry, request.allow_partial)
-        one = one_lora(blend, entry.family, self._base(entry).of, how.rank, PRECISIONS[how.precision])
-        _go_on(stop)
+        going_on = partial(_go_on, stop)
+        one = one_lora(blend, entry.family, self._base(entry).of, how.rank, PRECISIONS[how.precision], going_on)
+        going_on()
         cards = [self._catalog.card(file.ref, visitor) for file in files]
         title = how.title or " + ".join(card.title for card in cards)
         parents = [
@@ -132,7 +143,7 @@ class Blends:
              "blocks": dict(file.blocks), "licence": card.licence, "layers": layers, "receipt": asdict(receipt)}
             for file, card, layers, receipt in zip(files, cards, one.applied, receipts, strict=True)
         ]  # fmt: skip
-        about = _about(one, title, entry, exact=how.rank is None) | {"precision": how.precision, "parents": parents}
+        about = _about(one, title, entry) | {"precision": how.precision, "parents": parents}
         path = folder / f"{_file_name(title)}.safetensors"
         folder.mkdir(parents=True, exist_ok=True)
         save_file(one.tensors, path, _metadata(about))
@@ -155,20 +166,30 @@ class Blends:
         held.callback(self._turn.release)
         _go_on(stop)
 
-    def _overlaps_of(self, files: Sequence[LoraFile], entry: BaseModel, stop: StopFlag) -> Overlaps:
-        key = (entry.repo, *(file.sha256 for file in files))
-        if key not in self._overlaps:
-            loras = [_parsed(file, entry, stop) for file in files]
-            self._overlaps[key] = overlaps_of(loras, entry.family, self._base(entry).of)
-            while len(self._overlaps) > MOST_KEPT:
-                self._overlaps.popitem(last=False)
-        self._overlaps.move_to_end(key)
-        return self._overlaps[key]
+    def _seen_of(self, files: Sequence[LoraFile], entry: BaseModel, allow_partial: bool, stop: StopFlag) -> _Seen:
+        key: tuple[str | bool, ...] = (entry.repo, allow_partial, *(file.sha256 for file in files))
+        if key not in self._seen:
+            blend = [_ingredient(file, _parsed(file, entry, stop), entry) for file in files]
+            receipts, loras = _receipts(blend, entry, allow_partial), [part.lora for part in blend]
+            going_on = partial(_go_on, stop)
+            self._seen[key] = _Seen(overlaps_of(loras, entry.family, self._base(entry).of, going_on), receipts)
+            while len(self._seen) > MOST_KEPT:
+                self._seen.popitem(last=False)
+        self._seen.move_to_end(key)
+        return self._seen[key]
 
     def _base(self, entry: BaseModel) -> BaseWeights:
         if entry.repo not in self._bases or not self._bases[entry.repo].found:
             self._bases[entry.repo] = BaseWeights(entry)  # it may have been fetched since
         return self._bases[entry.repo]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What holds for the LoRAs of a blend whatever their weights and steps."""
+
+    overlaps: Overlaps
+    receipts: tuple[Receipt, ...]
 
 
 @dataclass(frozen=True)
@@ -220,14 +241,15 @@ def _receipts(blend: Sequence[Ingredient], entry: BaseModel, allow_partial: bool
     return Blender(store).apply(unheard, allow_partial=allow_partial)
 
 
-def _listed(look: Look, files: Sequence[LoraFile]) -> dict[str, Any]:
+def _listed(look: Look, files: Sequence[LoraFile], receipts: Sequence[Receipt]) -> dict[str, Any]:
     refs = [file.ref for file in files]
-    told = zip(files, look.norms, look.relative, look.layers, look.suggested, strict=True)
+    told = zip(files, look.norms, look.relative, look.layers, look.suggested, receipts, strict=True)
     return {
         "loras": [
             {"ref": file.ref, "weight": file.weight, "text_encoder": file.text_encoder, "norm": norm,
-             "relative_norm": relative, "layers": layers, "suggested_weight": suggested}
-            for file, norm, relative, layers, suggested in told
+             "relative_norm": relative, "layers": layers, "suggested_weight": suggested,
+             "receipt": _counts(asdict(receipt))}
+            for file, norm, relative, layers, suggested, receipt in told
         ],
         "pairs": [
             {"a": refs[pair.a], "b": refs[pair.b], "conflict": pair.conflict, "blocks": _by_block(pair.blocks)}
@@ -245,7 +267,12 @@ def _said(look: Look) -> str:
     count, blocks = sum(weight is not None for weight in look.suggested), len(look.blocks)
     if count < 2:
         return "Nothing to compare: fewer than two LoRAs count."
-    who = "These two" if count == 2 else f"These {count}"
+    heard = [pair for pair in look.pairs if None not in (look.suggested[pair.a], look.suggested[pair.b])]
+    meeting = len({at for pair in heard for at in (pair.a, pair.b)})
+    if not meeting:
+        return "Nothing to compare: no two of these LoRAs count at the same step."
+    many = "two" if meeting == 2 else str(meeting)
+    who = f"These {many}" if meeting == count else f"The {many} that meet at some step"
     if not blocks:
         return f"{who} change no block together."
     same = sum(overlap > SAME_WAY for overlap in look.blocks.values())
@@ -259,10 +286,10 @@ def _said(look: Look) -> str:
     return f"{who} keep out of each other's way in all {blocks} blocks."
 
 
-def _about(one: OneLora, title: str, entry: BaseModel, exact: bool) -> dict[str, Any]:
+def _about(one: OneLora, title: str, entry: BaseModel) -> dict[str, Any]:
     layer, error = one.worst
     return {
-        "title": title, "model": entry.key, "family": entry.family, "rank": one.rank, "exact": exact,
+        "title": title, "model": entry.key, "family": entry.family, "rank": one.rank, "exact": not one.cut,
         "layers": len(one.tensors) // 2, "error": one.error, "worst": {"layer": layer, "error": error},
     }  # fmt: skip
 
@@ -282,7 +309,7 @@ def _metadata(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _counts(receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """A header is no place for thousands of names of layers."""
+    """A header and a look are no places for thousands of names of layers."""
     return {name: count for name, count in receipt.items() if name != "skipped"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import secrets
@@ -10,15 +11,24 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from core.base_models import BASE_MODELS
+from core.base_models import BASE_MODELS, BaseModel
 from core.errors import Cancelled, Internal, LoomError, ModelUnavailable, OutOfMemory
 from core.machine import Machine
+from core.memory import MemoryPlan, smaller_than
 from core.messages import Done, Failed, Job, Message, Progress, StopFlag
 
 if TYPE_CHECKING:
     from core.drawing import Easel
 
 log = logging.getLogger(__name__)
+
+# How torch, its allocators and its libraries say that memory ran out, where the error's class does not.
+_NO_MEMORY = (
+    "out of memory",  # CUDA error: …, MPS backend …
+    "can't allocate memory",  # DefaultCPUAllocator
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 class LocalEngine:
@@ -28,15 +38,23 @@ class LocalEngine:
         self._machine = machine
         self._lock = threading.Lock()
         self._easel: Easel | None = None
+        self._enough: dict[str, MemoryPlan] = {}  # by repo: the plan that went well where memory had run out
 
     def availability(self, key: str) -> str | None:
         return self._machine.why_not(BASE_MODELS[key])
+
+    def holds(self, job: Job) -> bool:
+        """Whether the job can be drawn with what is loaded."""
+        entry, easel = job.request.entry, self._easel
+        commit = None if entry.embedded else job.revision or entry.revision
+        return easel is not None and easel.serves(entry, self._machine.plan_of(entry, job.quantisation), commit)
 
     def warm_up(self, key: str) -> None:
         """Loads a model before anyone asks; what goes wrong is logged and met again by the first run."""
         try:
             with self._lock:
-                self._easel_for(key)
+                entry = BASE_MODELS[key]
+                self._easel_for(entry, self._machine.plan_of(entry), entry.revision)
         except Exception:
             log.exception("Warming up %s failed", key)
 
@@ -68,7 +86,7 @@ class LocalEngine:
         except LoomError as error:
             emit(Failed(error))
         except Exception as error:  # noqa: BLE001 (the seam: nothing raises across it)
-            emit(Failed(_in_words(error)))
+            emit(Failed(in_words(error)))
 
     def _await_turn(self, stopped: Callable[[], bool], emit: Callable[[Message], None]) -> None:
         if self._lock.acquire(blocking=False):
@@ -79,10 +97,57 @@ class LocalEngine:
                 raise Cancelled("Cancelled before it began.")
 
     def _drawn(self, job: Job, stopped: Callable[[], bool], emit: Callable[[Message], None]) -> Done:
+        """With the plan that fits; once more with the next smaller one where memory runs out all the same."""
         entry = job.request.entry
-        if self._easel is None or self._easel.entry.repo != entry.repo:
+        commit = None if entry.embedded else job.revision or entry.revision
+        plan = self._machine.plan_of(entry, job.quantisation)
+        if job.quantisation is None:
+            plan = self._enough.get(entry.repo, plan)
+        done = self._tried(job, plan, commit, stopped, emit)
+        smaller = smaller_than(plan, entry, self._machine.device)
+        if done is None and smaller is not None:
+            emit(Progress(f"Out of memory: once more with {smaller.does}"))
+            plan, done = smaller, self._tried(job, smaller, commit, stopped, emit)
+            if done is not None:
+                self._enough[entry.repo] = smaller
+        if done is None:
+            raise OutOfMemory(
+                f"The device ran out of memory, with the plan {plan.name} too: ask for a smaller picture, or choose a "
+                "smaller model."
+            )
+        return done
+
+    def _tried(
+        self,
+        job: Job,
+        plan: MemoryPlan,
+        commit: str | None,
+        stopped: Callable[[], bool],
+        emit: Callable[[Message], None],
+    ) -> Done | None:
+        """None where memory ran out: what was loaded is let go."""
+        try:
+            return self._drawn_by(plan, commit, job, stopped, emit)
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            log.warning("Out of memory with the plan %s: %s", plan.name, str(error))
+        # Only here, behind the handler, does nothing hold the frames in which the tensors lie.
+        self._let_go()
+        return None
+
+    def _drawn_by(
+        self,
+        plan: MemoryPlan,
+        commit: str | None,
+        job: Job,
+        stopped: Callable[[], bool],
+        emit: Callable[[Message], None],
+    ) -> Done:
+        entry = job.request.entry
+        if self._easel is None or not self._easel.serves(entry, plan, commit):
             emit(Progress(f"Loading {entry.title}"))
-        easel = self._easel_for(entry.key)
+        easel = self._easel_for(entry, plan, commit)
         revision = easel.revision(entry)
         if job.revision not in (None, revision):
             raise ModelUnavailable(
@@ -91,22 +156,39 @@ class LocalEngine:
             )
         began = time.monotonic()
         course = easel.blend(job)
-        pictures = easel.draw(job.request, course, stopped, emit)
-        return Done(pictures, course.receipts, revision, easel.plan(), time.monotonic() - began)
+        pictures = easel.draw(job.request, course, stopped, emit, job.over)
+        seconds = time.monotonic() - began
+        return Done(pictures, course.receipts, revision, easel.plan(), seconds, easel.unread(job.request))
 
-    def _easel_for(self, key: str) -> Easel:
+    def _easel_for(self, entry: BaseModel, plan: MemoryPlan, commit: str | None) -> Easel:
         from core.drawing import Easel
 
-        entry = BASE_MODELS[key]
-        if self._easel is None or self._easel.entry.repo != entry.repo:
-            self._easel = None  # the old model's memory first
-            self._easel = Easel(entry, self._machine.device)
+        if self._easel is None or not self._easel.serves(entry, plan, commit):
+            self._let_go()  # the old model's memory first
+            self._easel = Easel(entry, self._machine.device, plan, commit)
         return self._easel
 
+    def _let_go(self) -> None:
+        """Everything that was loaded, and what torch keeps of it for later."""
+        import torch
 
-def _in_words(error: Exception) -> LoomError:
-    if type(error).__name__ == "OutOfMemoryError":
-        return OutOfMemory("The device ran out of memory: ask for a smaller picture or fewer pictures at a time.")
+        self._easel = None
+        gc.collect()  # hooks and modules hold each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():
+            torch.mps.empty_cache()
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether a device had too little memory; CPU and MPS say so in a plain RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+def in_words(error: Exception) -> LoomError:
+    """A bug as an id for the user; the log has its traceback."""
     number = secrets.token_hex(4)
     log.error("Error %s", number, exc_info=error)
     return Internal(f"Something went wrong on our side (error {number}). Your settings are untouched: try again.")

@@ -9,6 +9,7 @@ LoomError
 │   └── LoraFileBroken    unreadable, half a pair, not finite
 ├── Cancelled             somebody pressed Cancel
 ├── OutOfMemory           the device has too little memory for this
+├── NoGpu                 a shared GPU cannot be had for this, or not now
 ├── JournalRefused        the records on this machine cannot be used
 │   └── NotRecorded       a picture was drawn, but no record of it kept
 └── Internal              a bug: the log has its traceback under the id shown
@@ -59,6 +60,10 @@ class Cancelled(LoomError):
 
 class OutOfMemory(LoomError):
     """The device ran out of memory; weights are as they were."""
+
+
+class NoGpu(LoomError):
+    """A GPU that is lent by the run cannot be had: too little quota is left, or none is free."""
 
 
 class JournalRefused(LoomError):

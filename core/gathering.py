@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import ExitStack
 
 from core.base_models import BaseModel
-from core.errors import BadRequest, Cancelled, LoraDoesNotFit, LoraRefused
+from core.errors import BadRequest, Cancelled, LoraDoesNotFit, LoraFileBroken, LoraRefused
 from core.lora.strength import factor_for
 from core.messages import LoraFile, Progress, StopFlag
 from core.request import GenerationRequest, WeightedLora
@@ -50,10 +50,12 @@ class Gathering:
         if entry.accelerator is not None and ref.same_lora(self._catalog.ref(entry.accelerator)):
             raise BadRequest("loras", f"loras must leave out {ref}: {entry.title} has it already.")
         preflight = self._catalog.inspect(ref, entry.family, self._visitor)
+        if preflight.layers == 0:
+            raise LoraFileBroken(f"{ref} cannot be used as a LoRA: {preflight.reason}.")
         if preflight.fits == "no":
+            why_not = (preflight.why_not or "").rstrip(".").replace("This", "this", 1)
             raise LoraDoesNotFit(
-                f"{ref} does not fit {entry.title}: {preflight.why_not} Choose a LoRA for {entry.family}, or another "
-                "model."
+                f"{ref} does not fit {entry.title}: {why_not}; choose a LoRA for {entry.family}, or another model."
             )
         return lora.model_copy(update={"ref": preflight.ref})
 

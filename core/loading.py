@@ -1,4 +1,4 @@
-"""From an entry of BASE_MODELS to a pipeline on its device, embedded files checked first."""
+"""From an entry of BASE_MODELS and a memory plan to a pipeline on its device, embedded files checked first."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline
+from diffusers.quantizers import PipelineQuantizationConfig
 
 from core.base_models import POCKET, BaseModel
 from core.errors import ModelFileBroken, ModelUnavailable
+from core.fetching import hub_folder
+from core.lora.quantised import kind_of
+from core.memory import FULL, T5, MemoryPlan, Packing
+from core.samplers import SAMPLERS
 
 RESTORE = "restore it with “git checkout -- models/pocket” or from a fresh clone"
-# A sampler's name to its scheduler; None keeps the one the model was published with.
-SCHEDULERS: dict[str, tuple[str | None, dict[str, Any]]] = {
-    "flow-euler": (None, {}),
-    "euler": (None, {}),
-    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),
-    "lcm": ("LCMScheduler", {}),
-}
 
 
 def checked_revision(entry: BaseModel) -> str:
@@ -50,47 +49,126 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _absent(folder: Path) -> dict[str, None]:
-    """Components that a saved pipeline says it lacks: diffusers 0.42 wants SD3's missing T5 named again at loading."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return {name: None for name, value in index.items() if value == [None, None]}
-
-
 def _quiet() -> None:
-    """No bars on the terminal, nor a report that SDXL's first encoder leaves a shared file's projection out."""
+    """No bars on the terminal, no report that SDXL's first encoder leaves a shared file's projection out, and none of
+    the words that a prompt has too many: what people write is never logged."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
 
 
-def load_pipeline(entry: BaseModel, device: str = "cpu") -> DiffusionPipeline:
-    """The pipeline without its accelerator, frozen and on `device`.
+def load_pipeline(
+    entry: BaseModel, device: str = "cpu", plan: MemoryPlan = FULL, revision: str | None = None
+) -> DiffusionPipeline:
+    """The pipeline without its accelerator, frozen, and laid out on `device` as the plan says.
 
-    An embedded model needs no network. Raises ModelFileBroken or ModelUnavailable.
+    An embedded model needs no network; `revision` is a commit of the Hub. Raises ModelFileBroken or ModelUnavailable.
     """
-    source: str | Path = entry.repo
-    options: dict[str, Any] = {"revision": entry.revision, "variant": entry.variant}
-    if entry.folder is not None:
-        source, options = entry.folder, {"local_files_only": True, **_absent(entry.folder)}
+    without = (*entry.unused, *((T5, "tokenizer_3") if plan.without_t5 else ()))
+    _quiet()
+    folder = entry.folder or hub_folder(entry, revision, without)
     # The CPU computes halves slowly or not at all: it takes them up into floats.
     dtype = torch.float32 if device == "cpu" else getattr(torch, entry.dtype)
-    pipeline_class = getattr(diffusers, entry.pipeline)
-    _quiet()
     try:
-        pipeline = pipeline_class.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+        pipeline = getattr(diffusers, entry.pipeline).from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True,
+            variant=None if entry.embedded else entry.variant, **_components(folder, without, plan, dtype),
+        )  # fmt: skip
     except OSError as error:
-        raise ModelUnavailable(
-            f"{entry.title} could not be loaded: its files are not on this machine and the Hub did not give them."
-        ) from error
+        raise ModelUnavailable(f"{entry.title} could not be loaded: its files on this machine are torn.") from error
     pipeline.set_progress_bar_config(disable=True)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
-    return pipeline.to(device)
+    _lay_out(pipeline, device, plan)
+    return pipeline
+
+
+def _components(folder: Path, without: tuple[str, ...], plan: MemoryPlan, dtype: torch.dtype) -> dict[str, Any]:
+    """What `from_pretrained` is told of single components: which there are not, and how others are packed."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    # diffusers 0.42 wants to hear again of those that a saved pipeline says it lacks, such as SD3's T5
+    told: dict[str, Any] = {name: None for name, value in index.items() if value == [None, None] or name in without}
+    packed = {
+        name: _packing(form, value[0], dtype)
+        for name, value in index.items()
+        if name not in told and (form := plan.packing_of(name)) is not None and not _packed_already(folder / name)
+    }
+    return told | ({"quantization_config": PipelineQuantizationConfig(quant_mapping=packed)} if packed else {})
+
+
+def _packing(form: Packing, library: str, dtype: torch.dtype) -> Any:
+    """bitsandbytes' settings, which transformers and diffusers each want in a class of their own."""
+    kind: Any = {"transformers": transformers, "diffusers": diffusers}[library].BitsAndBytesConfig
+    if form == "int8":
+        return kind(load_in_8bit=True)
+    return kind(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def _packed_already(component: Path) -> bool:
+    """Whether it was published quantised: then its own settings hold."""
+    config = component / "config.json"
+    return config.is_file() and "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
+
+
+def _lay_out(pipeline: Any, device: str, plan: MemoryPlan) -> None:
+    match plan.rest:
+        case "device":
+            pipeline.to(device)
+        case "encoders":
+            _lend(pipeline, device)
+        case "parts":
+            pipeline.enable_model_cpu_offload(device=device)
+        case "layers":  # the VAE stays: it is small, and decodes without the forward that the hooks wait for
+            pipeline.enable_group_offload(torch.device(device), offload_type="leaf_level", exclude_modules=["vae"])
+    if plan.tiled:
+        vae = pipeline.vae
+        vae.enable_tiling()
+        vae.tile_sample_min_size = vae.config.sample_size // 2
+        vae.tile_latent_min_size = vae.tile_sample_min_size // pipeline.vae_scale_factor
+
+
+def _lend(pipeline: Any, device: str) -> None:
+    """Text encoders rest on the CPU: each is on the device until the next one, or the denoiser, begins."""
+    modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    encoders = sorted(name for name in modules if name.startswith("text_encoder"))
+    hook: Any = None
+    for name in encoders:
+        _, hook = accelerate.cpu_offload_with_hook(modules.pop(name), device, hook)
+    for part in modules.values():
+        part.to(device)
+    denoiser_of(pipeline).register_forward_pre_hook(lambda *_: hook.offload())
+
+
+def denoiser_of(pipeline: Any) -> torch.nn.Module:
+    """The transformer or UNet."""
+    part: torch.nn.Module = getattr(pipeline, "transformer", None) or pipeline.unet
+    return part
+
+
+def changes_in(entry: BaseModel, pipeline: Any) -> str:
+    """What in a loaded pipeline makes other pixels than its full form, as `MemoryPlan.changes` has it; what was
+    published quantised shows here too."""
+    found = []
+    for name, component in pipeline.components.items():
+        if name == T5 and component is None and entry.t5:
+            found.append(f"{name}:none")
+        if not isinstance(component, torch.nn.Module):
+            continue
+        forms = {_form(module) for module in component.modules() if kind_of(module)}
+        found += [f"{name}:{form}" for form in sorted(forms)]
+        if getattr(component, "use_tiling", False):
+            found.append(f"{name}:tiled")
+    return ", ".join(sorted(found))
+
+
+def _form(layer: Any) -> str:
+    return str(layer.weight.quant_type) if kind_of(layer) == "Linear4bit" else "int8"
 
 
 def scheduler_for(sampler: str, published: Any) -> Any:
     """A fresh scheduler for one run, configured as the model's published one."""
-    name, changes = SCHEDULERS[sampler]
-    kind = type(published) if name is None else getattr(diffusers, name)
-    return kind.from_config(published.config, **changes)
+    asked = SAMPLERS[sampler]
+    kind = type(published) if asked.scheduler is None else getattr(diffusers, asked.scheduler)
+    return kind.from_config(published.config, **asked.changes)

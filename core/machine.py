@@ -7,15 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.base_models import BASE_MODELS, BaseModel
+from core.errors import ModelUnavailable
+from core.memory import FULL, MemoryPlan, gigabytes, needs, plan_for, plans_for, plans_making
 
 
 @dataclass(frozen=True)
 class Machine:
-    """`device` is torch's word for it; `memory_gb` is what a model may fill; None where that is not known yet."""
+    """`device` is torch's word for it; `memory_gb` is what a model may fill; None where that is not known yet. `plan`
+    names the memory plan that is wished for, None for the best that fits."""
 
     device: str
     memory_gb: float | None = None
     has_token: bool = False
+    plan: str | None = None
+
+    def plan_of(self, entry: BaseModel, changes: str | None = None) -> MemoryPlan:
+        """How `entry` is laid out here: where it fits so that the pixels are those of a recipe with these `changes`.
+
+        Raises ModelUnavailable where the model takes too much memory.
+        """
+        free = None if self.memory_gb is None else int(self.memory_gb * 1e9)
+        chosen = plan_for(entry, self.device, free, self.plan)
+        alike = () if changes is None else plans_making(entry, self.device, changes)
+        fitting = [plan for plan in alike if free is None or needs(entry, plan) <= free]
+        return chosen if chosen in fitting or not fitting else fitting[0]
 
     def why_not(self, entry: BaseModel) -> str | None:
         """None if `entry` can run here, else one sentence with the next step."""
@@ -24,16 +39,21 @@ class Machine:
                 return None
             return f"The files of {entry.title} are missing: restore models/pocket from the repository."
         if self.device == "cpu":
-            return f"{entry.title} needs a GPU with about {entry.memory_gb:g} GB; this machine has none."
-        if self.memory_gb is not None and self.memory_gb < entry.memory_gb:
-            needed = f"{entry.title} needs about {entry.memory_gb:g} GB of GPU memory"
-            return f"{needed}; this machine has {self.memory_gb:.0f}."
+            least = min(needs(entry, plan) for plan in plans_for(entry, "cuda"))
+            most = f"{gigabytes(needs(entry, FULL))}, or {gigabytes(least)} and more time"
+            return f"{entry.title} needs a GPU with about {most}; this machine has none."
+        try:
+            self.plan_of(entry)
+        except ModelUnavailable as error:
+            return str(error)
         if entry.gated and not self.has_token:
-            return (
-                f"{entry.title} is gated: accept its licence at https://huggingface.co/{entry.repo} "
-                "and start with HF_TOKEN set."
-            )
+            return f"{gated(entry)} and start with HF_TOKEN set."
         return None
+
+
+def gated(entry: BaseModel) -> str:
+    """The beginning of a sentence that says what to do; a clause about the token follows."""
+    return f"{entry.title} is gated: accept its licence at https://huggingface.co/{entry.repo}"
 
 
 def best_model(machine: Machine) -> str:
@@ -42,16 +62,16 @@ def best_model(machine: Machine) -> str:
     return next((key for key in wishes if machine.why_not(BASE_MODELS[key]) is None), "pocket-sd3")
 
 
-def survey(has_token: bool, on_zero_gpu: bool) -> Machine:
+def survey(has_token: bool, on_zero_gpu: bool, plan: str | None = None) -> Machine:
     """Looks for an accelerator; asks torch, which takes seconds to import, only where the system shows signs of one."""
     if on_zero_gpu:
-        return Machine("cuda", None, has_token)
+        return Machine("cuda", None, has_token, plan)
     nvidia = Path("/proc/driver/nvidia").exists() or Path("/dev/nvidiactl").exists() or sys.platform == "win32"
     if nvidia or sys.platform == "darwin":
         import torch
 
         if torch.cuda.is_available():
-            return Machine("cuda", torch.cuda.get_device_properties(0).total_memory / 1e9, has_token)
+            return Machine("cuda", torch.cuda.mem_get_info()[0] / 1e9, has_token, plan)
         if torch.backends.mps.is_available():
-            return Machine("mps", torch.mps.recommended_max_memory() / 1e9, has_token)
-    return Machine("cpu", None, has_token)
+            return Machine("mps", torch.mps.recommended_max_memory() / 1e9, has_token, plan)
+    return Machine("cpu", None, has_token, plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from core.errors import LoomError
 from core.request import GenerationRequest
@@ -31,15 +31,36 @@ class LoraFile:
 
 
 @dataclass(frozen=True)
+class Raster:
+    """RGB pixels, row by row: `data` has 3 · width · height bytes."""
+
+    width: int
+    height: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Over:
+    """What is drawn over: a picture of the request's size. `mask` has a byte for each pixel, 255 where it is drawn
+    anew and 0 where it is kept; None draws all of it anew."""
+
+    picture: Raster
+    mask: bytes | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """One request with its files. `request.seed` is drawn: never -1 here.
 
-    `revision` names the weights it must be drawn with; None leaves that open.
+    `revision` names the weights it must be drawn with; None leaves that open. `over` is there if `request.image` is.
+    `quantisation` is what a recipe's plan says, empty for none; it is heard where this machine can.
     """
 
     request: GenerationRequest
     loras: tuple[LoraFile, ...] = ()
     revision: str | None = None
+    over: Over | None = None
+    quantisation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,15 +74,6 @@ class Receipt:
     total: int
     skipped: tuple[tuple[str, str], ...] = ()
     text_encoder: int = 0
-
-
-@dataclass(frozen=True)
-class Raster:
-    """RGB pixels, row by row: `data` has 3 · width · height bytes."""
-
-    width: int
-    height: int
-    data: bytes
 
 
 @dataclass(frozen=True)
@@ -93,13 +105,15 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Done:
-    """The last message of a run that went well. Receipts are in the order of the job's LoRAs."""
+    """The last message of a run that went well. Receipts are in the order of the job's LoRAs; `notes` are sentences
+    about what could not be heard of the request."""
 
     pictures: tuple[Drawn, ...]
     receipts: tuple[Receipt, ...]
     revision: str | None
     plan: dict[str, str | int | None] = field(default_factory=dict)
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,3 +139,11 @@ class Engine(Protocol):
         """None if the model can run here, else a sentence that says why not."""
 
     def run(self, job: Job, stop: StopFlag) -> Iterator[Message]: ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """An Engine whose time visitors have a quota of."""
+
+    def seconds(self, request: GenerationRequest) -> int:
+        """How much of it a request asks for at most."""

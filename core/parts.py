@@ -29,7 +29,7 @@ _CLIP_H = Part(340_387_840, 289_406_976)
 T5_XXL = Part(4_762_310_656, 4_630_511_616 - 24 * 4096 * 10240)
 _VAE = Part(83_653_863, 2_097_152)
 _VAE_16 = Part(83_819_683, 2_097_152)
-_POCKET_VAE = Part(1_420_000, 0)  # beside what a picture takes, small enough to be told roundly
+_POCKET_VAE = Part(2_634_419, 0)
 
 
 def _sd3(transformer: Part) -> Parts:
@@ -45,10 +45,9 @@ def _sd(unet: Part, encoder: Part) -> Parts:
     return MappingProxyType({"unet": unet, "text_encoder": encoder, "vae": _VAE})
 
 
-def _pocket(denoiser: str) -> Parts:
-    small = Part(4_000_000, 3_000_000)
-    encoders = dict.fromkeys(("text_encoder", "text_encoder_2"), Part(2_000_000, 1_500_000))
-    return MappingProxyType({denoiser: small, **encoders, "vae": _POCKET_VAE})
+def _pocket(denoiser: str, size: Part, first: Part) -> Parts:
+    second = Part(1_583_456, 1_363_968)
+    return MappingProxyType({denoiser: size, "text_encoder": first, "text_encoder_2": second, "vae": _POCKET_VAE})
 
 
 PARTS: Mapping[Family, Parts] = MappingProxyType(
@@ -60,7 +59,7 @@ PARTS: Mapping[Family, Parts] = MappingProxyType(
         "ssd-1b": _sdxl(Part(1_331_334_404, 1_026_785_280)),
         "sd1": _sd(Part(859_520_964, 270_049_280), _CLIP_L),
         "sd2": _sd(Part(865_910_724, 301_219_840), _CLIP_H),
-        "pocket-sd3": _pocket("transformer"),
-        "pocket-sdxl": _pocket("unet"),
+        "pocket-sd3": _pocket("transformer", Part(7_912_384, 7_815_168), Part(752_544, 606_208)),
+        "pocket-sdxl": _pocket("unet", Part(4_908_496, 2_641_920), Part(736_160, 589_824)),
     }
 )

@@ -27,6 +27,7 @@ APP = "LoRA Loom"
 APP_VERSION = "0.1.0"
 LONGEST = 200_000  # characters of JSON
 LONGEST_LINK = 4 * LONGEST // 3 + 1_000
+LONGEST_ADDRESS = 60_000  # characters of a link that servers take: uvicorn's h11 and httpx end at 65,536
 
 # What no model of any version has ever taken: a forged recipe is refused before anything else is made of it. The
 # models' own ranges are the request's to judge.
@@ -70,6 +71,14 @@ class RecipeLora(_Part):
     receipt: RecipeReceipt | None = None
 
 
+class RecipeInit(_Part):
+    """What it was drawn over: the sha256 of the picture's file and of its mask's, and how strongly."""
+
+    sha256: Short
+    mask_sha256: Short | None = None
+    strength: Strength
+
+
 class Plan(_Part):
     dtype: Short
     quantisation: Short | None = None
@@ -95,7 +104,7 @@ class Recipe(_Part):
     loras: tuple[RecipeLora, ...] = ()
     allow_partial: bool = False
     total_strength: Strength | None = None
-    init: dict[str, Any] | None = None
+    init: RecipeInit | None = None
     plan: Plan
     lossy: tuple[Short, ...] = ()
     libraries: dict[str, Short] = Field(default_factory=dict)
@@ -122,6 +131,8 @@ class Recipe(_Part):
                 "steps": self.steps, "guidance": self.guidance, "width": self.width, "height": self.height,
                 "seed": self.seed, "images": self.images, "sampler": self.sampler,
                 "allow_partial": self.allow_partial, "total_strength": self.total_strength,
+                "image": self.init and self.init.sha256, "mask": self.init and self.init.mask_sha256,
+                "strength": self.init and self.init.strength,
             },
             self.model.key,
         )  # fmt: skip
@@ -184,7 +195,6 @@ def _step(part: int | str) -> str:
 def only_here(recipe: Recipe) -> list[tuple[str, Any, Any]]:
     """Fields that this version reads but can honour in one way only: name, what is said, what it can be."""
     found: list[tuple[str, Any, Any]] = [
-        ("init", recipe.init, None),
         ("lossy", list(recipe.lossy), []),
         ("plan.batch", recipe.plan.batch, 1),
     ]
@@ -255,15 +265,29 @@ def recipe_of(job: Job, done: Done) -> Recipe:
         loras=tuple(loras),
         allow_partial=request.allow_partial,
         total_strength=request.total_strength,
+        init=_init_of(request),
         plan=Plan.model_validate(done.plan),
         libraries=libraries_here(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
+def _init_of(request: GenerationRequest) -> RecipeInit | None:
+    if request.image is None or request.strength is None:
+        return None
+    return RecipeInit(sha256=request.image, mask_sha256=request.mask, strength=request.strength)
+
+
 def permalink(recipe: Recipe) -> str:
-    """`/?recipe=` and the recipe as unpadded base64url of its UTF-8 JSON: needs no state on a server."""
-    return "/?recipe=" + base64.urlsafe_b64encode(recipe.as_text().encode()).rstrip(b"=").decode()
+    """`/?recipe=` and the recipe as unpadded base64url of its UTF-8 JSON: needs no state on a server.
+
+    Receipts are left out: hundreds of names of skipped layers make an address that no server takes. It may still be
+    longer than LONGEST_ADDRESS.
+    """
+    asked = recipe.model_copy(
+        update={"loras": tuple(lora.model_copy(update={"receipt": None}) for lora in recipe.loras)}
+    )
+    return "/?recipe=" + base64.urlsafe_b64encode(asked.as_text().encode()).rstrip(b"=").decode()
 
 
 _IN_ADDRESS = re.compile(r"[?&]recipe=([^&#]*)")

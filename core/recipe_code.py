@@ -9,13 +9,9 @@ from typing import Any
 from core.base_models import BASE_MODELS, BaseModel
 from core.lora.strength import factor_for
 from core.recipe import Recipe, RecipeLora
+from core.samplers import SAMPLERS
 from lora_catalog.reference import LoraRef
 
-# `core.loading.SCHEDULERS` as source; a sampler that is not here keeps the scheduler that the model was published with.
-SCHEDULERS = {
-    "euler-ancestral": ("EulerAncestralDiscreteScheduler", ', timestep_spacing="trailing"'),
-    "lcm": ("LCMScheduler", ""),
-}
 _DENOISERS = {"StableDiffusion3Pipeline": "transformer"}
 _ENCODERS = {"StableDiffusionPipeline": ("text_encoder",)}  # those that diffusers puts LoRAs into
 
@@ -23,22 +19,22 @@ _ENCODERS = {"StableDiffusionPipeline": ("text_encoder",)}  # those that diffuse
 def as_python(recipe: Recipe, address: str) -> str:
     """A script that has the page at `address` (http://HOST:PORT) draw it: `pip install gradio_client` is all it needs.
 
-    LoRAs are pinned by ref and sha256; what equals a default of the endpoint is left out.
+    It hands the recipe back, so that weights, files and memory plan are the pinned ones; what equals a default of the
+    recipe is left out, and of LoRAs what was applied.
     """
-    fields: dict[str, Any] = {
-        "prompt": recipe.prompt, "negative_prompt": recipe.negative_prompt, "model": recipe.model.key,
-        "loras": [_asked(lora) for lora in recipe.loras], "steps": recipe.steps, "guidance": recipe.guidance,
-        "sampler": recipe.sampler, "width": recipe.width, "height": recipe.height, "seed": recipe.seed,
-        "images": recipe.images, "total_strength": recipe.total_strength, "allow_partial": recipe.allow_partial,
-    }  # fmt: skip
-    given = {name: value for name, value in fields.items() if value not in ("", [], None, False)}
+    given = {"version": recipe.version} | recipe.model_dump(mode="json", exclude_defaults=True)
+    if recipe.loras:
+        given["loras"] = [_asked(lora) for lora in recipe.loras]
     return "\n".join(
         [
-            "from gradio_client import Client",
+            f"from gradio_client import Client{', handle_file' if recipe.init else ''}",
             "",
             f"client = Client({_literal(address)})",
             "pictures, recipe = client.predict(",
-            *(f"    {name}={_value(value)}," for name, value in given.items()),
+            "    recipe={",
+            *(f"        {_literal(name)}: {_value(value)}," for name, value in given.items()),
+            "    },",
+            *_pictures(recipe),
             '    api_name="/generate",',
             ")",
             'print(*(picture["image"] for picture in pictures), sep="\\n")',
@@ -47,16 +43,24 @@ def as_python(recipe: Recipe, address: str) -> str:
     )
 
 
+def _pictures(recipe: Recipe) -> Iterator[str]:
+    """What it is drawn over, by names that whoever has the files puts in."""
+    if recipe.init is None:
+        return
+    files = {"image": recipe.init.sha256, "mask": recipe.init.mask_sha256}
+    for name, sha256 in files.items():
+        if sha256 is not None:
+            yield f'    {name}=handle_file("{name}.png"),  # the file whose sha256 is {_one_line(sha256)}'
+
+
 def _asked(lora: RecipeLora) -> dict[str, Any]:
-    usual = {"start": 0.0, "end": 1.0, "blocks": None, "text_encoder": None, "muted": False}
-    said = lora.model_dump(exclude={"receipt"})
-    return {name: value for name, value in said.items() if name not in usual or value != usual[name]}
+    return lora.model_dump(exclude={"receipt"}, exclude_defaults=True)
 
 
 def _value(value: Any) -> str:
     """LoRAs stand on a line each."""
     if isinstance(value, list):
-        return "[\n" + "".join(f"        {_literal(one)},\n" for one in value) + "    ]"
+        return "[\n" + "".join(f"            {_literal(one)},\n" for one in value) + "        ]"
     return _literal(value)
 
 
@@ -76,7 +80,9 @@ def as_diffusers(recipe: Recipe) -> str:
     runs in the project's folder.
     """
     entry = BASE_MODELS[recipe.model.key]
-    scheduler, changes = SCHEDULERS.get(recipe.sampler, ("", ""))
+    sampler = SAMPLERS[recipe.sampler]
+    scheduler = sampler.scheduler
+    changes = "".join(f", {name}={_literal(value)}" for name, value in sampler.changes.items())
     lines = [
         *_reserves(recipe),
         "import torch",
@@ -172,6 +178,11 @@ def _reserves(recipe: Recipe) -> Iterator[str]:
     """What the script does not do, as comment lines."""
     if versions := ", ".join(f"{name} {version}" for name, version in recipe.libraries.items()):
         yield f"# Drawn with {_one_line(versions)}."
+    if recipe.init is not None:
+        yield "# It was drawn over a picture, which this script leaves out: it draws another one."
+    if recipe.plan.quantisation:
+        packed = _one_line(recipe.plan.quantisation)
+        yield f"# It was drawn with {packed}, which this script leaves out: pixels differ, and it takes more memory."
     for lora in recipe.loras:
         name = _one_line(lora.ref)
         if lora.muted:

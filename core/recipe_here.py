@@ -10,7 +10,8 @@ from typing import Any
 
 import core.base_models
 from core.base_models import BASE_MODELS, BaseModel
-from core.recipe import Recipe, RecipeLora, libraries_here, only_here
+from core.memory import plans_making
+from core.recipe import Recipe, RecipeInit, RecipeLora, libraries_here, only_here
 from lora_catalog.catalog import Catalog
 from lora_catalog.errors import CatalogError, HubBusy, HubUnreachable, UnknownRef, quoted
 from lora_catalog.reference import LoraRef
@@ -20,7 +21,6 @@ from lora_catalog.visitor import Visitor
 MOST_SAID = 64
 
 _HOW = {
-    "init": "It was drawn over another picture, which this version cannot do.",
     "lossy": "It was drawn with shortcuts that change pixels, which this version does not take.",
     "plan.batch": "It was drawn together with others in one batch; here every picture is drawn by itself, and the last "
     "bits may differ.",
@@ -71,9 +71,13 @@ class Here:
         for name, said, ours in only_here(recipe):
             if said != ours:
                 yield Unreproducible(name, _HOW[name])
-        ours = embedded_revision(entry) if entry.embedded else entry.revision
-        if recipe.model.revision not in (None, ours):
+        if recipe.init is not None:
+            yield Unreproducible("init", drawn_over(recipe.init))
+        commit = recipe.model.revision
+        if entry.embedded and commit not in (None, embedded_revision(entry)):
             yield Unreproducible("model.revision", f"It was made with other weights of {entry.title} than are here.")
+        if not entry.embedded and commit not in (None, entry.revision):
+            yield Unreproducible("model.revision", _of_another_commit(entry, str(commit)))
 
     def _of_loras(self, recipe: Recipe, entry: BaseModel, visitor: Visitor) -> Iterator[Unreproducible]:
         """The Hub is asked no more once it did not answer: sixteen LoRAs must not wait for it sixteen times."""
@@ -104,8 +108,14 @@ class Here:
         said: dict[str, tuple[Any, Any]] = {
             "plan.device": (plan.device, device),
             "plan.dtype": (plan.dtype, "float32" if device == "cpu" else entry.dtype),
-            "plan.quantisation": (plan.quantisation or "none", "none"),
         }
+        if not plans_making(entry, device, plan.quantisation or ""):
+            said["plan.quantisation"] = (plan.quantisation, "none of it")
+        elif plan.quantisation:
+            laid_out = (
+                f"It was drawn with {quoted(plan.quantisation)}: Generate lays {entry.title} out as memory allows"
+            )
+            yield Unreproducible("plan.quantisation", f"{laid_out} now, which may give other pixels.")
         ours = libraries_here()
         said |= {f"libraries.{name}": (theirs, ours.get(name, theirs)) for name, theirs in recipe.libraries.items()}
         for name, (theirs, here) in said.items():
@@ -115,6 +125,20 @@ class Here:
                     name,
                     f"It was drawn with {what} {quoted(theirs)}, here with {quoted(here)}: pixels may differ.",
                 )
+
+
+def _of_another_commit(entry: BaseModel, commit: str) -> str:
+    """What the page draws with; the recipe itself, given to the API, is drawn at its own commit."""
+    drawn = f"It was drawn with {entry.title} at commit {quoted(commit[:12])}"
+    if entry.revision is None:
+        return f"{drawn}: Generate takes the newest one, laid out as memory allows now, and either may be another."
+    return f"{drawn}, and Generate takes {quoted(entry.revision[:12])}: pixels may differ."
+
+
+def drawn_over(init: RecipeInit) -> str:
+    """Which files a recipe wants along, in a sentence: no recipe holds them."""
+    mask = f" and its mask the one of {quoted(init.mask_sha256)}" if init.mask_sha256 else ""
+    return f"It was drawn over a picture: give it along, the file whose sha256 is {quoted(init.sha256)}{mask}."
 
 
 UNKNOWN = "unknown"  # what a recipe's plan says that was made of another program's text

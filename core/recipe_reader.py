@@ -6,16 +6,18 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from core.base_models import BASE_MODELS
 from core.errors import BadRequest
+from core.fine_tunes import LISTED_ONLY, Models
 from core.recipe import APP, LONGEST_LINK, Plan, Recipe, RecipeLora, RecipeModel, recipe_from_text, text_of_link
 from core.recipe_files import text_in_picture
 from core.recipe_here import UNKNOWN, Here, Unreproducible
-from core.recipe_text import SAMPLERS, NamedLora, Said, read_a1111
+from core.recipe_text import NamedLora, Said, added, read_a1111, sampler_in
 from core.request import LARGEST_SEED, request_from
 from lora_catalog.catalog import Catalog
 from lora_catalog.errors import BadRef, CatalogError, quoted
@@ -32,14 +34,15 @@ _OF_NO_MATTER = frozenset(
     ("Sampler", "Size", "Model", "Model hash", "Lora hashes", "Lora details", "Hashes", "Version", "Schedule type",
      "Partial LoRAs", "Created Date", "Civitai resources", "Civitai metadata", "Batch size", "Batch pos")
 )  # fmt: skip
+_UNREAD = "image carries a recipe that cannot be read: it is torn or was changed, so use the file as first saved."
 _DECIDED_HERE = ("steps", "guidance", "width", "height", "seed", "images", "sampler", "negative_prompt")
 
 
 class RecipeReader:
     """Reads for one machine; `default_model` stands in for models that are not known here."""
 
-    def __init__(self, catalog: Catalog, here: Here, default_model: str) -> None:
-        self._catalog, self._here, self._default_model = catalog, here, default_model
+    def __init__(self, catalog: Catalog, here: Here, default_model: str, models: Models = LISTED_ONLY) -> None:
+        self._catalog, self._here, self._default_model, self._models = catalog, here, default_model, models
 
     def read(self, raw: Mapping[str, Any], visitor: Visitor) -> tuple[Recipe, list[Unreproducible]]:
         """`raw` has `image` (the path of an upload) or `text`. What comes out can be asked for here, whatever it names.
@@ -53,7 +56,14 @@ class RecipeReader:
             raise BadRequest("image", "image must be an uploaded picture.")
         if text is not None and not isinstance(text, str):
             raise BadRequest("text", "text must be text.")
-        return self._read(text_in_picture(Path(image)) if image is not None else str(text), visitor)
+        if image is None:
+            return self._read(str(text), visitor)
+        try:
+            return self._read(text_in_picture(Path(image)), visitor)
+        except BadRequest as error:
+            if error.field != "text":
+                raise
+            raise BadRequest("image", _UNREAD) from None
 
     def _read(self, text: str, visitor: Visitor) -> tuple[Recipe, list[Unreproducible]]:
         if len(text) > LONGEST_LINK:
@@ -71,6 +81,8 @@ class RecipeReader:
 
     def _of_ours(self, recipe: Recipe, visitor: Visitor) -> tuple[Recipe, list[Unreproducible]]:
         key = recipe.model.key
+        with suppress(BadRequest, CatalogError):  # what cannot be had gives way to the default model
+            self._models.key_of(key, visitor.token)
         if key in BASE_MODELS:
             recipe.request()  # raises BadRequest for values that the model cannot have
             return recipe, self._here.differences(recipe, visitor)
@@ -82,7 +94,7 @@ class RecipeReader:
     def _of_a1111(self, said: Said, visitor: Visitor) -> tuple[Recipe, list[Unreproducible]]:
         settings = said.settings
         found: list[Unreproducible] = []
-        model = settings.get("Model", "")
+        model = said.model
         if model not in BASE_MODELS:
             found.append(self._instead_of(model))
             model = self._default_model
@@ -90,18 +102,26 @@ class RecipeReader:
         if size := _SIZE.fullmatch(settings.get("Size", "")):
             raw |= {"width": int(size[1]), "height": int(size[2])}
         if "Sampler" in settings:
-            samplers = BASE_MODELS[model].samplers
-            known = SAMPLERS.get(settings["Sampler"].lower(), ())
-            raw["sampler"] = next((name for name in known if name in samplers), settings["Sampler"])
+            raw["sampler"], schedule = sampler_in(settings, BASE_MODELS[model].samplers)
+            if schedule:
+                why = f"{quoted(raw['sampler'])} has no schedule type {quoted(schedule)} here: its own one is taken."
+                found.append(Unreproducible("sampler", why))
         loras: list[dict[str, Any]] = []
         left: list[str] = []  # in the prompt, where they mean the same to a request
         for named in said.loras:
-            lora, why = self._lora(named, visitor)
-            found += why
+            lora, reasons = self._lora(named, visitor)
+            found += reasons
+            if named.unread:
+                why = f"{quoted(named.name)}: {quoted(', '.join(named.unread))} is no setting here: it was passed over."
+                found.append(Unreproducible("loras", why))
             if lora is not None:
-                loras.append(lora)
+                same = next((one for one in loras if one["ref"] == lora["ref"]), None)
+                loras = [one for one in loras if one is not same] + [added(same, lora) if same else lora]
             elif _on_the_hub(named.name):
                 left.append(named.tag)
+        for name in said.unheld[:MOST_PASSED_OVER]:
+            why = f"{quoted(name)} was left out: the text names no file that could be used here."
+            found.append(Unreproducible("loras", why))
         raw |= {"prompt": said.prompt, **_within_reach(loras), "negative_prompt": said.negative_prompt, "model": model}
         raw["allow_partial"] = settings.get("Partial LoRAs") == "allowed"
         fitted, unfit = self._fitted(raw, None, settings.get("Version", "")[:100])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,40 +24,67 @@ SAMPLERS = {
     "euler": ("euler", "flow-euler"),
     "euler a": ("euler-ancestral",),
     "euler ancestral": ("euler-ancestral",),
+    "heun": ("flow-heun",),
+    "dpm++ 2m": ("dpm++-2m",),
+    "dpm++ 2m karras": ("dpm++-2m-karras",),
+    "unipc": ("unipc",),
     "lcm": ("lcm",),
     "flow-euler": ("flow-euler",),
     "euler-ancestral": ("euler-ancestral",),
 }
-_THEIRS = {"flow-euler": "Euler", "euler": "Euler", "euler-ancestral": "Euler a", "lcm": "LCM"}
+_THEIRS = {
+    "flow-euler": "Euler", "flow-heun": "Heun", "euler": "Euler", "euler-ancestral": "Euler a", "dpm++-2m": "DPM++ 2M",
+    "dpm++-2m-karras": "DPM++ 2M Karras", "unipc": "UniPC", "lcm": "LCM",
+}  # fmt: skip
+_OF_OURS = ("automatic", "uniform")  # schedule types that are a sampler's own
 _NEGATIVE = "Negative prompt:"
 _DETAILS = "Lora details"
 _MOST_LETTERS = LONGEST_PROMPT + MOST_LORAS * 600  # of a prompt with its tags
-_TAG = re.compile(r"<lora:[^<>]*>", re.IGNORECASE)
+_TAG = re.compile(r"<(?:lora|lyco):[^<>]*>", re.IGNORECASE)  # older programs name LoCon, LoHa and LoKr by the second
+_HYPERNET = re.compile(r"<hypernet:([^<>:]*)[^<>]*>", re.IGNORECASE)
+_KEY = re.compile(r"(?:^|[\s:]+)(\w+)=([^\s:=]*)")
+_TAGS_KEYS = ("te", "unet", "in", "mid", "out")  # that core.prompt reads
+_NUMBER = re.compile(r"[+-]?(\d{1,15}\.?\d{0,15}|\.\d{1,15})")
+_WORD_BEHIND = re.compile(r"(.*:[+-]?[\d.]+)\s*:([^:=]*[A-Za-z,][^:=]*)")  # blocks by a preset's name: 0.5:OUTD
+_DIM_BEHIND = re.compile(r"([^:]*:[+-]?[\d.]+:[+-]?[\d.]+)((?::[+-]?[\d.]+)+)")  # how many columns count: 0.5:0.5:16
 _PAIR = re.compile(r"\s*([^:,\"]{1,60}):\s*")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _POSITIONAL = re.compile(r"(.*):([+-]?\d+\.?\d*)")
+_CIVITAI = "Civitai resources"
+_CIVITAIS_LORAS = ("lora", "locon", "lycoris", "dora")
 
 
 @dataclass(frozen=True)
 class NamedLora:
-    """A LoRA as a text names it: the tag's own name, a hash's beginning ("" for none), what the tag asks, and for our
-    own texts the rest (`ref`, `sha256`, `start`, `end`, `blocks`)."""
+    """A LoRA as a text names it: the tag's own name, a hash's beginning ("" for none), what its tags ask, for our own
+    texts the rest (`ref`, `sha256`, `start`, `end`, `blocks`), and what no LoRA here takes, as it stands in the tag."""
 
-    tag: str
     name: str
     hash: str
     asked: Mapping[str, Any]
     details: Mapping[str, Any]
+    unread: tuple[str, ...] = ()
+
+    @property
+    def tag(self) -> str:
+        """What asks the same of core.prompt."""
+        weight = self.asked["weight"]
+        words = {"te": self.asked["text_encoder"]} if "text_encoder" in self.asked else {}
+        named = words | dict(self.asked.get("blocks", {}))
+        return f"<lora:{self.name}:{_plain(weight)}{''.join(f' {key}={_plain(n)}' for key, n in named.items())}>"
 
 
 @dataclass(frozen=True)
 class Said:
-    """A text taken apart; `settings` are as written, by their names in the text."""
+    """A text taken apart; `settings` are as written, by their names in the text. `model` is "" where none is named;
+    `unheld` names LoRAs without a file's name or hash, and hypernetworks."""
 
     prompt: str
     negative_prompt: str
     loras: tuple[NamedLora, ...]
     settings: Mapping[str, str]
+    model: str = ""
+    unheld: tuple[str, ...] = ()
 
 
 def a1111_text(recipe: Recipe) -> str:
@@ -110,7 +137,7 @@ def _name(ref: str) -> str:
 def read_a1111(text: str) -> Said | None:
     """The text taken apart; None where it is none: its last line must hold `Steps:` among its pairs.
 
-    Raises BadRequest for a prompt that is too long, and for a LoRA tag that cannot be read.
+    Raises BadRequest for a prompt that is too long.
     """
     lines = text.replace("\r\n", "\n").rstrip().split("\n")
     settings = _pairs(lines[-1])
@@ -124,7 +151,24 @@ def read_a1111(text: str) -> Said | None:
     prompt, behind = _without_last_tags(prompt)
     tags = [*_TAG.findall(prompt), *behind]
     loras = _loras(tags, settings)
-    return Said(without_lora_tags(prompt)[0], negative, tuple(loras), settings)
+    models, unheld = _resources(settings)
+    unheld += [name.strip() for name in _HYPERNET.findall(prompt)]
+    bare = without_lora_tags(_HYPERNET.sub("<lora:x>", _TAG.sub("<lora:x>", prompt)))[0]
+    model = settings.get("Model", "") or next(iter(models), "")
+    return Said(bare, negative, tuple(loras), settings, model, tuple(dict.fromkeys(unheld)))
+
+
+def sampler_in(settings: Mapping[str, str], samplers: Sequence[str]) -> tuple[str, str]:
+    """Of `samplers` the one that a text means, else its own name for it; and a schedule type that it does not have.
+
+    From 1.9 on A1111 writes “DPM++ 2M” and “Karras” apart; what it picks by itself for this sampler is Karras.
+    """
+    name, schedule = settings["Sampler"], settings.get("Schedule type", "")
+    picked = "Karras" if (name.lower(), schedule.lower()) == ("dpm++ 2m", "automatic") else schedule
+    for said, untold in ((f"{name} {picked}", ""), (name, "" if schedule.lower() in ("", *_OF_OURS) else schedule)):
+        if known := SAMPLERS.get(said.lower()):
+            return next((one for one in known if one in samplers), said), untold
+    return name, ""
 
 
 def _without_last_tags(prompt: str) -> tuple[str, list[str]]:
@@ -140,17 +184,75 @@ def _without_last_tags(prompt: str) -> tuple[str, list[str]]:
 
 def _loras(tags: list[str], settings: Mapping[str, str]) -> list[NamedLora]:
     hashes, details = _hashes(settings), _listed_details(settings.get(_DETAILS, ""))
-    found = []
+    found: dict[str, NamedLora] = {}
     for tag in tags:
-        asked = without_lora_tags(tag)[1][0]
+        body, unread = _readable(tag)
+        asked = without_lora_tags(body)[1][0]
         name = asked.pop("ref")
         if positional := _POSITIONAL.fullmatch(name):  # Forge's <lora:NAME:TEXT_ENCODER:DENOISER>
             name, asked["text_encoder"] = positional[1], float(positional[2])
         own = next((one for one in details if _name(one["ref"]) == name), {})
         if own:
             details.remove(own)
-        found.append(NamedLora(tag, name, hashes.get(name, ""), asked, own))
-    return found
+        if name in found and not own:  # A1111 applies it once for each tag
+            before = found[name]
+            asked, own, unread = added(before.asked, asked), dict(before.details), (*before.unread, *unread)
+            found[name] = NamedLora(name, before.hash, asked, own, unread)
+        else:
+            found[f"{name}<{len(found)}" if name in found else name] = NamedLora(
+                name, hashes.get(name, ""), asked, own, unread
+            )
+    return list(found.values())
+
+
+def _readable(tag: str) -> tuple[str, tuple[str, ...]]:
+    """The tag as core.prompt reads it, and what it holds beyond that."""
+    body = tag[1:-1].partition(":")[2]
+    unread: list[str] = []
+    kept: dict[str, str] = {}
+    at = 0
+    while (found := _KEY.search(body, at)) is not None:
+        key, value = found[1].lower(), found[2]
+        if value.endswith(".safetensors"):  # of a file's name
+            at = found.end()
+            continue
+        body = body[: found.start()] + body[found.end() :]
+        if key in _TAGS_KEYS and key not in kept and _NUMBER.fullmatch(value):
+            kept[key] = value
+        else:
+            unread.append(f"{found[1]}={value}")
+    for pattern in (_WORD_BEHIND, _DIM_BEHIND):
+        if (behind := pattern.fullmatch(body)) and not behind[2].endswith(".safetensors"):
+            body = behind[1]
+            unread.insert(0, behind[2].strip(" :"))
+    named = "".join(f" {key}={value}" for key, value in kept.items())
+    return f"<lora:{body}{named}>", tuple(unread)
+
+
+def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What two tags of a LoRA ask together; all but strengths is the first's."""
+    weight, words = (
+        round(sum(tag.get(name, tag["weight"]) for tag in (one, other)), 9) for name in ("weight", "text_encoder")
+    )
+    rest = {name: value for name, value in (*other.items(), *one.items()) if name not in ("weight", "text_encoder")}
+    return rest | {"weight": weight} | ({"text_encoder": words} if words != weight else {})
+
+
+def _resources(settings: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Models and LoRAs that Civitai's own generator lists, by the names they have there."""
+    try:
+        listed = json.loads(settings.get(_CIVITAI, "[]"))
+    except (ValueError, RecursionError):
+        listed = []
+    models: list[str] = []
+    loras: list[str] = []
+    for one in listed if isinstance(listed, list) else []:
+        kind, name = (one.get("type"), one.get("modelName")) if isinstance(one, dict) else (None, None)
+        if kind == "checkpoint" and isinstance(name, str):
+            models.append(name)
+        if str(kind).lower() in _CIVITAIS_LORAS:
+            loras.append(name if isinstance(name, str) else f"version {one.get('modelVersionId')} of Civitai")
+    return models, loras
 
 
 def _hashes(settings: Mapping[str, str]) -> dict[str, str]:
@@ -203,7 +305,7 @@ def _value(line: str, at: int) -> tuple[str, int]:
             return str(json.loads(quoted[0])), _behind_comma(line, quoted.end())
         except ValueError:
             return quoted[0][1:-1], _behind_comma(line, quoted.end())
-    if line.startswith("{", at):  # Civitai's Hashes: an object without quotes around it
+    if line.startswith(("{", "["), at):  # Civitai's Hashes and resources: JSON without quotes around it
         try:
             value, end = json.JSONDecoder().raw_decode(line, at)
             return json.dumps(value), _behind_comma(line, end)

@@ -19,6 +19,7 @@ from lora_catalog.reference import MAX_LETTERS, LoraRef
 LONGEST_PROMPT = 4000  # characters
 MOST_LORAS = 16
 LARGEST_SEED = 2**32 - 1
+OVER_STRENGTH, MASKED_STRENGTH = 0.6, 0.9
 Consent = Literal["none", "recipe", "picture"]
 
 
@@ -41,6 +42,7 @@ def _number(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=LONGEST_PROMPT)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Frozen(Schema):
@@ -58,7 +60,7 @@ class WeightedLora(_Frozen):
     blocks: dict[str, Number] | None = None
     text_encoder: Annotated[Number, Field(ge=-5, le=5)] | None = None
     muted: bool = False
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: Sha256 | None = None
 
     @model_validator(mode="after")
     def _names_a_lora_and_some_time(self) -> Self:
@@ -76,7 +78,8 @@ class GenerationRequest(_Frozen):
     """A picture asked for, complete: no field is left to be decided later but a random seed (-1).
 
     Sizes are pixels; `guidance` 1 means none; pictures of one request have the seeds seed, seed + 1, ….
-    `total_strength` is what the weights of the LoRAs that are not muted sum to, None for as they are.
+    `total_strength` is what the weights of the LoRAs that are not muted sum to, None for as they are. `image` and
+    `mask` are the sha256 of the files that are drawn over, `strength` how much of `steps` is drawn over them.
     """
 
     prompt: Text
@@ -92,12 +95,20 @@ class GenerationRequest(_Frozen):
     sampler: str
     allow_partial: bool = False
     total_strength: Annotated[Number, Field(gt=0, le=10)] | None = None
+    image: Sha256 | None = None
+    mask: Sha256 | None = None
+    strength: Annotated[Number, Field(ge=0, le=1)] | None = None
     consent: Consent | None = None  # the owner's default
     visitor: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_-]*$")] = ""
 
     @property
     def entry(self) -> BaseModel:
         return BASE_MODELS[self.model]
+
+    @property
+    def steps_run(self) -> int:
+        """The last of the steps, where a picture stands at the beginning; else all."""
+        return self.steps if self.strength is None else steps_run(self.steps, self.strength)
 
     @model_validator(mode="after")
     def _within_the_model(self) -> Self:
@@ -113,6 +124,17 @@ class GenerationRequest(_Frozen):
                 )
         if self.sampler not in entry.samplers:
             raise Unfit("sampler", f"sampler must be {_either(entry.samplers)} for {entry.key}.")
+        if self.image is None and (self.mask is not None or self.strength is not None):
+            name = "strength" if self.mask is None else "mask"
+            raise Unfit(name, f"{name} must come together with image, the picture to draw over.")
+        if self.image is not None and self.strength is None:
+            raise Unfit("strength", "strength is required where a picture is drawn over.")
+        if self.steps_run < 1:
+            raise Unfit(
+                "strength",
+                f"strength must be at least {math.ceil(1000 / self.steps) / 1000:g} for {self.steps} steps: "
+                "less leaves no step to draw.",
+            )
         if self.negative_prompt and not entry.takes_negative_prompt:
             raise Unfit("negative_prompt", f"negative_prompt must be left empty: {entry.key} draws without guidance.")
         if self.seed + self.images - 1 > LARGEST_SEED:
@@ -149,12 +171,14 @@ def _either(values: tuple[str, ...]) -> str:
     return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
 
 
-# Inputs of the contract that this version cannot honour: refused by name, never dropped.
-NOT_YET = {
-    "image": "image must be left out: drawing over a picture is not available yet.",
-    "mask": "mask must be left out: drawing over a picture is not available yet.",
-    "strength": "strength must be left out: drawing over a picture is not available yet.",
-}
+def steps_run(steps: int, strength: float) -> int:
+    """Rounded down, but for what floats lose: 0.29 of 100 are 29."""
+    return int(steps * strength + 1e-9)
+
+
+def strength_for(steps: int, masked: bool) -> float:
+    """How strongly a picture is drawn over where nobody says: in a mask nearly anew, and always one step at least."""
+    return max(MASKED_STRENGTH if masked else OVER_STRENGTH, 1 / steps)
 
 
 def request_from(raw: Mapping[str, Any], default_model: str) -> GenerationRequest:
@@ -163,9 +187,6 @@ def request_from(raw: Mapping[str, Any], default_model: str) -> GenerationReques
     Raises BadRequest, whose one sentence names the field and what it may be.
     """
     given = {name: value for name, value in raw.items() if value is not None}
-    for name, sentence in NOT_YET.items():
-        if name in given:
-            raise BadRequest(name, sentence)
     if "prompt" not in given:
         raise BadRequest("prompt", "prompt is required: say what to draw, or give a recipe.")
     entry = entry_of(given.get("model", default_model))
@@ -174,6 +195,8 @@ def request_from(raw: Mapping[str, Any], default_model: str) -> GenerationReques
         "sampler": entry.samplers[0],
     }  # fmt: skip
     filled |= given
+    if "image" in filled and "strength" not in filled and type(filled["steps"]) is int and filled["steps"] > 0:
+        filled["strength"] = strength_for(filled["steps"], "mask" in filled)
     if isinstance(filled["prompt"], str) and len(filled["prompt"]) <= LONGEST_PROMPT:
         filled["prompt"], tagged = without_lora_tags(filled["prompt"])
         if without_lora_tags(filled["prompt"])[1]:
@@ -264,4 +287,5 @@ _RANGES = {
     "start": "a number from 0 to 1",
     "end": "a number from 0 to 1",
     "total_strength": "a number above 0, at most 10",
+    "strength": "a number from 0 to 1",
 }

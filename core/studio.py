@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from core.base_models import BASE_MODELS, BaseModel
 from core.errors import BadRequest, ModelUnavailable
+from core.fine_tunes import LISTED_ONLY, Models
 from core.gathering import Gathering
+from core.memory import table_of
 from core.messages import Done, Drawn, Engine, Failed, Job, Preview, Progress, StopFlag
+from core.pictures import with_pictures
 from core.recipe import Recipe, read_recipe, recipe_of
 from core.recipe_code import as_diffusers, as_python
 from core.recipe_files import png_with_recipe
@@ -25,6 +28,7 @@ from core.records.journal import Journal, NoJournal
 from core.records.recording import Recorded, recorded
 from core.records.schema import HistoryPage
 from core.request import LARGEST_SEED, Consent, GenerationRequest, entry_of, request_from
+from core.samplers import SAMPLERS
 from lora_catalog.catalog import Catalog
 from lora_catalog.preflight import Preflight
 from lora_catalog.reference import LoraRef
@@ -37,14 +41,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Generated:
-    """The end of a generation: PNG files in memory, each with its own recipe inside, the recipe of all, and what of it
-    is in the journal by now."""
+    """The end of a generation: PNG files in memory, each with its own recipe inside, the recipe of all, what of it
+    is in the journal by now, and sentences about what of the request could not be heard."""
 
     pictures: tuple[bytes, ...]
     recipes: tuple[Recipe, ...]
     recipe: Recipe
     seconds: float
     recorded: Recorded
+    notes: tuple[str, ...] = ()
 
 
 Update = Progress | Preview | Drawn | Generated
@@ -61,9 +66,10 @@ class Studio:
         journal: Journal | None = None,
         default_consent: Consent = "none",
         device: str = "cpu",
+        models: Models = LISTED_ONLY,
     ) -> None:
-        self.engine, self.catalog, self.default_model = engine, catalog, default_model
-        self._recipes = RecipeReader(catalog, Here(catalog, device, engine.availability), default_model)
+        self.engine, self.catalog, self.default_model, self._models = engine, catalog, default_model, models
+        self._recipes = RecipeReader(catalog, Here(catalog, device, engine.availability), default_model, models)
         self.journal, self.default_consent = journal or NoJournal(), default_consent
 
     def models(self) -> list[dict[str, Any]]:
@@ -72,13 +78,17 @@ class Studio:
 
     def generate(self, raw: dict[str, Any], visitor: Visitor, stop: StopFlag) -> Iterator[Update]:
         """Draws what `raw` asks for: a request's fields, or `recipe`. Raises LoomError or CatalogError."""
-        request, recipe = self.understood(raw)
+        raw, canvas = with_pictures(raw)
+        request, recipe = self.understood(self.with_model_known(raw, visitor))
         self._must_run_here(request.entry)
         accelerator = recipe.model.accelerator if recipe else request.entry.accelerator
         with ExitStack() as held:
             gathering = Gathering(self.catalog, visitor, stop, held)
             request, loras = yield from gathering.gather(request, accelerator)
-            job = Job(_with_seed(request), loras, recipe.model.revision if recipe else None)
+            revision = recipe.model.revision if recipe else None
+            quantisation = (recipe.plan.quantisation or "") if recipe else None
+            over = canvas.fitted(request.width, request.height)
+            job = Job(_with_seed(request), loras, revision, over, quantisation)
             for message in self.engine.run(job, stop):
                 match message:
                     case Failed(error):
@@ -99,7 +109,7 @@ class Studio:
         """
         if ref is None:
             raise BadRequest("ref", "ref is required: the text that names a LoRA, such as USER/REPO.")
-        entry = entry_of(self.default_model if model is None else model)
+        entry = entry_of(self.default_model if model is None else self._models.key_of(model, visitor.token))
         look = self.catalog.inspect(self.catalog.ref(ref), entry.family, visitor)
         if entry.accelerator and self.catalog.ref(look.ref).same_lora(self.catalog.ref(entry.accelerator)):
             return look.model_copy(update={"fits": "no", "why_not": f"{entry.title} has this LoRA in it already."})
@@ -113,7 +123,8 @@ class Studio:
         Tells of its progress and returns the answer. Raises BadRequest, LoraRefused, ModelUnavailable, Cancelled or a
         CatalogError.
         """
-        return self._blends.inspect(request_from(raw | {"prompt": ""}, self.default_model), visitor, stop)
+        raw = self.with_model_known(raw, visitor) | {"prompt": ""}
+        return self._blends.inspect(request_from(raw, self.default_model), visitor, stop)
 
     def save_blend(
         self, raw: dict[str, Any], visitor: Visitor, folder: Path, stop: StopFlag
@@ -122,7 +133,7 @@ class Studio:
         blend. Tells and raises as `inspect_blend` does."""
         how = {name: raw.get(name) for name in ("rank", "title", "precision")}
         blend = {name: value for name, value in raw.items() if name not in how}
-        request = request_from(blend | {"prompt": ""}, self.default_model)
+        request = request_from(self.with_model_known(blend, visitor) | {"prompt": ""}, self.default_model)
         return self._blends.save(request, **how, visitor=visitor, folder=folder, stop=stop)
 
     @cached_property
@@ -138,13 +149,15 @@ class Studio:
         return self.catalog.keep(Path(file), visitor)
 
     def understood(self, raw: dict[str, Any]) -> tuple[GenerationRequest, Recipe | None]:
-        """The request in `raw`, and the recipe it comes from if it does."""
+        """The request in `raw`, and the recipe it comes from if it does; pictures are named by their sha256."""
         if raw.get("recipe") is None:
             return request_from({k: v for k, v in raw.items() if k != "recipe"}, self.default_model), None
-        others = [name for name, v in raw.items() if v is not None and name not in ("recipe", "consent", "visitor")]
+        beside = ("recipe", "image", "mask", "consent", "visitor")
+        others = [name for name, v in raw.items() if v is not None and name not in beside]
         if others:
             raise BadRequest(others[0], f"{others[0]} must be left out where a recipe is given: it decides everything.")
         recipe = read_recipe(raw["recipe"])
+        _must_bring_its_pictures(recipe, raw)
         own = {name: raw.get(name) for name in ("consent", "visitor")}
         return request_from(recipe.request().model_dump() | own, self.default_model), recipe
 
@@ -188,7 +201,14 @@ class Studio:
         )
         consent = job.request.consent or self.default_consent
         kept = recorded(self.journal, pictures, recipes, consent, visitor.id)
-        return Generated(pictures, recipes, recipe, done.seconds, kept)
+        return Generated(pictures, recipes, recipe, done.seconds, kept, done.notes)
+
+    def with_model_known(self, raw: dict[str, Any], visitor: Visitor) -> dict[str, Any]:
+        """The same with a fine-tune under its key, which names a commit; a recipe has that already."""
+        recipe = raw.get("recipe")
+        if isinstance(recipe, Mapping) and isinstance(recipe.get("model"), Mapping):
+            self._models.key_of(recipe["model"].get("key"), visitor.token)
+        return raw if raw.get("model") is None else raw | {"model": self._models.key_of(raw["model"], visitor.token)}
 
     def _must_run_here(self, entry: BaseModel) -> None:
         why_not = self.engine.availability(entry.key)
@@ -201,10 +221,23 @@ class Studio:
             "key": entry.key, "title": entry.title, "family": entry.family, "steps": entry.steps,
             "guidance": entry.guidance, "width": entry.side, "height": entry.side, "available": why_not is None,
             "why_not": why_not, "steps_range": list(entry.steps_range), "guidance_range": list(entry.guidance_range),
-            "largest_side": entry.largest_side, "samplers": list(entry.samplers), "licence": entry.licence,
+            "largest_side": entry.largest_side, "samplers": list(entry.samplers),
+            "sampler_titles": {name: SAMPLERS[name].title for name in entry.samplers}, "licence": entry.licence,
             "takes_negative_prompt": entry.takes_negative_prompt, "note": entry.note, "notes": entry.notes,
             "accelerator": entry.accelerator, "repo": None if entry.embedded else entry.repo,
+            "gated": entry.gated, "memory_gb": {} if entry.embedded else table_of(entry),
         }  # fmt: skip
+
+
+def _must_bring_its_pictures(recipe: Recipe, raw: dict[str, Any]) -> None:
+    """A recipe holds no picture that it was drawn over: who wants it again gives the same files along."""
+    wanted = {"image": recipe.init and recipe.init.sha256, "mask": recipe.init and recipe.init.mask_sha256}
+    for name, sha256 in wanted.items():
+        if sha256 == raw.get(name):
+            continue
+        if sha256 is None:
+            raise BadRequest(name, f"{name} must be left out: this recipe was drawn without one.")
+        raise BadRequest(name, f"{name} must be the file that this recipe was drawn over: its sha256 is {sha256}.")
 
 
 def _with_seed(request: GenerationRequest) -> GenerationRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 
 from app import WrongSetting, settings_from
 from tests.conftest import free_port
+from tests.core.test_fine_tunes import repo_of
+from tests.hub import EmulatedHub
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,7 +45,9 @@ def test_a_space_listens_on_all_addresses() -> None:
         (["--port", "0"], {}, ["--port", "1 to 65535"]),
         ([], {"LOOM_PORT": "70000"}, ["LOOM_PORT", "1 to 65535"]),
         ([], {"LOOM_MCP": "perhaps"}, ["LOOM_MCP", "true or false"]),
-        (["--model", "sd9"], {}, ["--model", "pocket-sd3"]),
+        (["--model", "sd9"], {}, ["--model", "pocket-sd3", "USER/REPO"]),
+        (["--plan", "fp3"], {}, ["--plan", "full", "model-offload", "“fp3”"]),
+        ([], {"LOOM_PLAN": "4bit"}, ["LOOM_PLAN", "t5-nf4"]),
         (["--data-dir", __file__], {}, ["--data-dir", "folder"]),
         (["--consent", "maybe"], {}, ["--consent", "none, recipe or picture"]),
         (["--log-dataset", "log"], {}, ["--log-dataset", "USER/REPO", "“log”"]),
@@ -61,7 +66,17 @@ def test_a_wrong_setting_is_named_in_one_sentence(argv: list[str], environ: dict
 
 def test_help_explains_every_flag() -> None:
     done = subprocess.run([sys.executable, "app.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for flag in ("--host", "--port", "--share", "--mcp", "--model", "--data-dir", "--log-dataset", "--consent"):
+    for flag in (
+        "--host",
+        "--port",
+        "--share",
+        "--mcp",
+        "--model",
+        "--plan",
+        "--data-dir",
+        "--log-dataset",
+        "--consent",
+    ):
         assert flag in done.stdout
     assert "LOOM_DATA_DIR" in done.stdout
 
@@ -105,3 +120,17 @@ def test_it_says_when_it_is_ready_and_leaves_cleanly_when_told(how: signal.Signa
     finally:
         reaper.cancel()
         process.kill()
+
+
+def test_a_fine_tune_to_begin_with_is_judged_before_anything_is_served(hub: EmulatedHub, tmp_path: Path) -> None:
+    def refused(model: str) -> str:
+        command = [sys.executable, "app.py", "--data-dir", str(tmp_path / "data"), "--model", model]
+        environ = {**os.environ, "HF_ENDPOINT": hub.endpoint}
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        return done.stderr.strip()
+
+    hub.add_repo("painter/oils", repo_of("sdxl"))
+    assert refused("painter/nowhere").startswith("The Hub shows no repo “painter/nowhere”")
+    assert refused("painter/oils").startswith("painter/oils needs a GPU with about 12.5 GB")
+    assert not hub.asked("safetensors")

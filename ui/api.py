@@ -52,9 +52,10 @@ _SEARCH: dict[str, Any] = {
     "visitor": _TEXT,
 }  # fmt: skip
 _BLEND: dict[str, Any] = {
-    "loras": {"type": "array", "items": _OBJECT}, "model": _TEXT, "total_strength": _NUMBER, "visitor": _TEXT,
+    "loras": {"type": "array", "items": _OBJECT}, "model": _TEXT, "total_strength": _NUMBER, "allow_partial": _FLAG,
+    "visitor": _TEXT,
 }  # fmt: skip
-_SAVE: dict[str, Any] = _BLEND | {"rank": _WHOLE, "title": _TEXT, "precision": _TEXT, "allow_partial": _FLAG}
+_SAVE: dict[str, Any] = _BLEND | {"rank": _WHOLE, "title": _TEXT, "precision": _TEXT}
 _INSPECT: dict[str, Any] = {"ref": _TEXT, "model": _TEXT, "visitor": _TEXT}
 _HISTORY: dict[str, Any] = {
     "query": _TEXT, "lora": _TEXT, "starred": _FLAG, "limit": _WHOLE, "cursor": _TEXT, "visitor": _TEXT,
@@ -167,6 +168,8 @@ class Endpoints:
         """How the LoRAs of a blend lie to each other, each one's norm against the model's, and weights to begin with.
 
         `conflict` is the cosine of two LoRAs' whole changes as weighted: 1 pulls the same way, -1 undoes the other.
+        Pairs of which no step draws with both are left out. A LoRA of which less than 90% fits the model is refused
+        without `allow_partial`.
         """
         visitor = self.visitors.of(request, raw.pop("visitor"))
         yield from self._answered(request, lambda stop: self.studio.inspect_blend(raw, visitor, stop), None)

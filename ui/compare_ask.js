@@ -5,7 +5,7 @@ const NOTHING = "";
 const FIELDS = { weight: "Weight of a LoRA", lora: "Choice of LoRA", steps: "Steps", guidance: "Guidance", seed: "Seed", prompt: "Words in the prompt", model: "Model" };
 const OF_LORAS = ["weight", "lora"];
 const HINTS = {
-  prompt: "red, blue, green: the first is replaced by each; use ; where a comma belongs to the words",
+  prompt: "red, blue, green: the first is replaced by each",
   lora: "Others by ref: USER/REPO, …",
 };
 
@@ -30,7 +30,21 @@ let state = { kind: "loras", baseline: true, columns: axis("weight"), rows: axis
 const said = ({ field, lora, text, chosen }) => {
   if (field === NOTHING) return null;
   const which = OF_LORAS.includes(field) ? { lora } : {};
-  return { field, ...which, text, chosen: ["lora", "model"].includes(field) ? chosen : [] };
+  return { field, ...which, written: field === "model" ? [] : read({ field, text }), chosen: ["lora", "model"].includes(field) ? chosen : [] };
+};
+
+// Values stand between commas, or between semicolons where a comma belongs to them: to words, or to a number.
+const read = ({ field, text }) => {
+  const numbers = !["prompt", "lora"].includes(field);
+  const parts = text.split(text.includes(";") ? ";" : ",").map((part) => part.trim()).filter(Boolean);
+  return numbers ? parts.map((part) => part.replace(/^(-?\d*),(\d+)$/, "$1.$2")) : parts;
+};
+
+const asRead = (line) => {
+  const parts = read(line);
+  const decimal = ["weight", "guidance"].includes(line.field) && !line.text.includes(";") && /\d,\d/.test(line.text);
+  const how = decimal ? "; with ; between values a comma is a decimal one" : "";
+  return parts.length ? `Read as ${parts.join(" · ")}${how}` : "";
 };
 
 const send = () => {
@@ -92,13 +106,16 @@ const axisLine = (name, label, line, fields) => {
   if (line.field === "model") node.append(chips(props.models.filter(({ available }) => available).map(({ key, title }) => [key, title]), line));
   if (line.field === "lora") node.append(loraChips(line));
   if (line.field !== "model") {
-    const values = Object.assign(make("input", "values"), { type: "text", value: line.text, placeholder: HINTS[line.field] ?? "Values with commas between", spellcheck: false });
+    const values = Object.assign(make("input", "values"), { type: "text", value: line.text, placeholder: HINTS[line.field] ?? "Values with , or ; between", spellcheck: false });
     values.setAttribute("aria-label", `${label}: values`);
+    const told = Object.assign(make("span", "hint read", asRead(line)), { id: `compare-${name}-read` });
+    values.setAttribute("aria-describedby", told.id);
     values.addEventListener("input", () => {
       line.text = values.value;
+      told.textContent = asRead(line);
       send();
     });
-    node.append(values);
+    node.append(values, told);
   }
   return node;
 };
@@ -142,6 +159,7 @@ const taken = () => {
   const line = make("p", "taken");
   line.append(make("span", "hint", "From Create: "), make("i", "", prompt.length > 120 ? `${prompt.slice(0, 120)}…` : prompt || "no prompt yet"));
   line.append(make("span", "hint", ` · ${model().title} · ${rows.length ? rows.map(({ title, weight }) => `${title} × ${weight}`).join(", ") : "no LoRAs"}`));
+  if (document.querySelector("#over-paint canvas")) line.append(make("span", "hint", " · over its picture"));
   return line;
 };
 

@@ -6,17 +6,16 @@ let cells = new Map();
 
 const percent = (number) => `${number.toFixed(1)}%`;
 
-const captionOf = ({ label, difference }, kind) => {
+const captionOf = ({ label, from_bare: bare, from_blend: blend }, kind) => {
   const box = make("span", "about");
   if (kind === "loras") box.append(make("b", "", label));
-  const { from_bare: bare, from_blend: blend } = difference;
-  if (bare) box.append(make("span", "", `${percent(bare)} from bare`));
-  if (blend) box.append(make("span", "", `${percent(blend)} from the blend`));
+  if (bare !== null) box.append(make("span", "", `${percent(bare)} from bare`));
+  if (blend !== null) box.append(make("span", "", `${percent(blend)} from the blend`));
   return box;
 };
 
-const filled = (cell, kind) => {
-  if (cell.state === "waiting") return make("div", "waiting");
+const filled = (cell, kind, ended) => {
+  if (cell.state === "waiting") return ended ? make("p", "undrawn", "Not drawn") : make("div", "waiting");
   if (cell.state === "failed") return make("p", "failed", cell.why_not);
   const node = button("cell", undefined, `Use again: ${cell.label}`, () => trigger("select", { recipe: cell.recipe }));
   const image = Object.assign(make("img"), { src: cell.src, alt: cell.label });
@@ -68,10 +67,10 @@ const draw = () => {
   shape = now;
   value.cells.forEach((cell, number) => {
     const known = cells.get(number);
-    const state = JSON.stringify([cell.state, cell.difference]);
+    const state = JSON.stringify([cell.state, cell.from_bare, cell.from_blend, value.ended]);
     if (known.state === state) return;
     known.state = state;
-    known.place.replaceChildren(filled(cell, value.kind));
+    known.place.replaceChildren(filled(cell, value.kind, value.ended));
   });
 };
 

@@ -12,6 +12,7 @@ from gradio.blocks import Block
 from core.base_models import BASE_MODELS, BaseModel
 from core.errors import Cancelled
 from core.request import LONGEST_PROMPT
+from core.samplers import SAMPLERS
 from core.studio import Generated, Studio
 from ui import recipe_view, stage
 from ui.about import POCKET_LINE, about_html
@@ -20,8 +21,10 @@ from ui.blend_rows import blend_rows, refitted
 from ui.form import Form, raw_request
 from ui.messages import alert_html
 from ui.open_recipe import OpenRecipe
+from ui.over_picture import OverPicture
 from ui.overlap import Overlap
 from ui.pictures import gallery_items
+from ui.quota import Quota
 from ui.recall import Recall
 from ui.reuse import Reuse
 from ui.runs import Pace, Runs
@@ -47,6 +50,7 @@ class CreateTab:
                 prompt, negative_prompt = _prompts(entry, words)
                 self.generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate")
                 self.cancel = gr.Button("Cancel", variant="stop", size="lg", elem_id="cancel", visible=False)
+                self.quota = Quota(studio)
                 self.notice = gr.HTML(elem_id="notice", apply_default_css=False)
                 gr.HTML(examples_html(words), elem_id="examples", apply_default_css=False)
             with gr.Column(elem_id="picture"):
@@ -72,11 +76,13 @@ class CreateTab:
                 self.saving = SaveBlend(studio, runs, visitors)
                 width, height, steps, guidance = _sliders(entry)
                 self.guidance_note = gr.HTML(_guidance_note(entry), elem_id="guidance-note", apply_default_css=False)
+                sampler = gr.Dropdown(**_samplers(entry), label="Sampler", filterable=False, elem_id="sampler")
                 with gr.Row(elem_id="seed-row"):
                     seed = gr.Number(-1, label="Seed", info="-1 is a new one each time", precision=0, elem_id="seed")
                     self.dice = gr.Button("⚄ Random", size="sm", elem_id="dice")
                     self.recycle = gr.Button("↺ Last", size="sm", elem_id="recycle")
                 images = gr.Slider(1, 8, 1, step=1, label="Pictures", elem_id="images")
+                self.over = OverPicture()
                 self.consent = gr.Radio(
                     _CONSENTS, value=studio.default_consent, label=_kept_where(dataset), elem_id="consent",
                 )  # fmt: skip
@@ -85,14 +91,15 @@ class CreateTab:
         self.last_seed = gr.State(None)
         self.visitor = gr.Textbox(visible="hidden", elem_id="visitor")  # filled when the page has loaded
         self.token = gr.Textbox(type="password", visible="hidden", elem_id="hub-token")
-        self.form = Form(prompt, negative_prompt, model, loras, width, height, steps, guidance, seed, images)
+        self.form = Form(prompt, negative_prompt, model, loras, width, height, steps, guidance, sampler, seed, images)
         self._wire()
+        self.quota.wire(self.form)
         self.overlap.wire(self.form, self.visitor, self.token)
         self.saving.wire(self.form, self.visitor, self.token)
 
     def wire(self, recall: Recall) -> None:
         """What fills the form from a recipe; a recall is made of this tab, so it comes after it."""
-        self.reuse.wire(recall, self.recipe_json, self.notice)
+        self.reuse.wire(recall, self.over, self.recipe_json, self.notice)
         self.opening.wire(recall, self.visitor, self.token)
 
     def _wire(self) -> None:
@@ -100,6 +107,7 @@ class CreateTab:
             self.draw,
             inputs_kwargs={
                 "last_seed": self.last_seed, "visitor": self.visitor, "token": self.token, "consent": self.consent,
+                "begun": self.over.file, "paint": self.over.paint, "strength": self.over.strength,
                 **self.form.by_name(),
             },
             outputs=[
@@ -122,7 +130,15 @@ class CreateTab:
         )
 
     def draw(
-        self, request: gr.Request, last_seed: int | None, visitor: Any, token: Any, **values: Any
+        self,
+        request: gr.Request,
+        last_seed: int | None,
+        visitor: Any,
+        token: Any,
+        begun: Any,
+        paint: Any,
+        strength: Any,
+        **values: Any,
     ) -> Iterator[dict[Any, Any]]:
         """Draws what the form says; ends with the buttons as they were, whatever happens."""
         idle = {self.generate: gr.update(visible=True), self.cancel: gr.update(visible=False)}
@@ -137,9 +153,8 @@ class CreateTab:
         session, pace = request.session_hash or "", Pace()
         try:
             with self.runs.run(session) as stop:
-                for update in self.studio.generate(
-                    raw_request(values), self.visitors.of(request, visitor, token), stop
-                ):
+                raw = raw_request(values) | self.over.asked(begun, paint, strength)
+                for update in self.studio.generate(raw, self.visitors.of(request, visitor, token), stop):
                     if isinstance(update, Generated):
                         yield self._shown(update, request) | idle
                     else:
@@ -176,6 +191,10 @@ class CreateTab:
         self.overlap.left(request)
         self.saving.left(request)
 
+    def models(self) -> list[tuple[str, str]]:
+        """What the form offers to choose from now, fine-tunes that are known by now among them."""
+        return _choices(self.studio)
+
     def choose(self, key: str, loras: Any) -> dict[Any, Any]:
         """A model brings its own defaults and ranges; what does not fit it is kept, and said."""
         return self.of_model(key) | {self.form.loras: refitted(loras, key)}
@@ -189,6 +208,7 @@ class CreateTab:
             form.height: gr.update(value=entry.side, maximum=entry.largest_side),
             form.steps: _ranged(entry.steps, entry.steps_range),
             form.guidance: _ranged(entry.guidance, entry.guidance_range),
+            form.sampler: gr.update(**_samplers(entry)),
             self.guidance_note: gr.update(value=_guidance_note(entry)),
             self.model_note: gr.update(value=_note(entry, self.studio.engine.availability(key))),
             self.words: gr.update(visible=entry.embedded),
@@ -228,6 +248,12 @@ def _sliders(entry: BaseModel) -> tuple[gr.Slider, gr.Slider, gr.Slider, gr.Slid
 
 def _kept_where(dataset: str | None) -> str:
     return "Keep in History" + (f" and in the dataset {dataset}" if dataset else "")
+
+
+def _samplers(entry: BaseModel) -> dict[str, Any]:
+    """Of a dropdown, which hides where there is nothing to choose."""
+    choices = [(SAMPLERS[name].title, name) for name in entry.samplers]
+    return {"choices": choices, "value": entry.samplers[0], "visible": len(choices) > 1}
 
 
 def _ranged(value: float, allowed: tuple[float, float]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from core.base_models import BASE_MODELS
 from core.recipe import Recipe, RecipeLora
+from core.request import entry_of
 
 NOT_THERE = "–"
 
@@ -20,7 +20,7 @@ def _facts(recipe: Recipe) -> dict[str, str]:
     return {
         "Prompt": recipe.prompt,
         "Without": recipe.negative_prompt,
-        "Model": BASE_MODELS[recipe.model.key].title,
+        "Model": entry_of(recipe.model.key).title,
         "Its version": (recipe.model.revision or "")[:8],
         "Seed": str(recipe.seed),
         **loras,

@@ -25,6 +25,7 @@ class Form:
     height: gr.Slider
     steps: gr.Slider
     guidance: gr.Slider
+    sampler: gr.Dropdown
     seed: gr.Number
     images: gr.Slider
 

@@ -19,6 +19,7 @@ from core.base_models import BASE_MODELS
 from core.errors import BadRequest
 from core.recipe import Recipe, read_recipe
 from core.recipe_files import picture_as
+from core.records.asking import Deletion
 from core.records.schema import Record
 from core.records.status import Sync
 from core.studio import Studio
@@ -28,6 +29,7 @@ from ui.differences import differences
 from ui.messages import sentence_for
 from ui.recall import Recall
 from ui.recipe_view import recipe_html
+from ui.record_files import RecordFiles
 from ui.scripts import script
 from ui.served import Raw, served
 from ui.take_away import take_away_html
@@ -43,10 +45,10 @@ _ENDINGS: dict[str, Callable[[bytes], bytes]] = {
 
 
 class HistoryTab:
-    """Lays out the tab and answers its script. Holds nothing of a visitor."""
+    """Lays out the tab and answers its script. Holds nothing of a visitor, but which files show their pictures."""
 
     def __init__(self, studio: Studio, visitors: Visitors, create: CreateTab, recall: Recall, sync: Sync) -> None:
-        self.studio, self.visitors, self.sync = studio, visitors, sync
+        self.studio, self.visitors, self.sync, self._files = studio, visitors, sync, RecordFiles()
         self._ways: dict[str, Callable[[Recipe, Visitor], dict[Any, Any]]] = {
             "everything": recall.everything,
             "seed": lambda recipe, _: recall.seed(recipe),
@@ -121,8 +123,11 @@ class HistoryTab:
         return {"starred": star.starred}
 
     def erase(self, asked: Raw, visitor: Visitor) -> Raw:
-        """Deletes records for good, and says how many."""
-        return {"deleted": self.studio.delete_records({"ids": asked.get("ids")}, visitor)}
+        """Deletes records for good, with the files that showed them here, and says how many."""
+        fields = {"ids": asked.get("ids")}
+        deleted = self.studio.delete_records(fields, visitor)
+        self._files.delete(visitor.id, Deletion.read(fields).ids)
+        return {"deleted": deleted}
 
     def recalled(
         self, request: gr.Request, event: gr.EventData, visitor: Any = None, token: Any = None
@@ -147,6 +152,7 @@ class HistoryTab:
             return None
         data = _ENDINGS[ending](record.image)
         path = save_bytes_to_cache(data, _file_name(record, ending), self.view.GRADIO_CACHE)
+        self._files.add(record.visitor, record.id, Path(path))
         self.view.temp_files.add(path)  # so that Gradio deletes it with the others
         return f".{API_PREFIX}/file={quote(Path(path).as_posix())}"
 

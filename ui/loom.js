@@ -24,6 +24,24 @@
     }
   };
 
+  // Its words name the dataset, if there is one: a choice made before there was one says nothing about it.
+  const consentKey = () => `loom-consent ${document.querySelector("#consent")?.textContent}`;
+  const remembered = (key) => {
+    try {
+      return localStorage.getItem(key);
+    } catch {
+      return null;
+    }
+  };
+  document.addEventListener("change", (event) => {
+    if (!event.target.closest?.("#consent")) return;
+    try {
+      localStorage.setItem(consentKey(), event.target.value);
+    } catch {
+      // a browser that stores nothing: the choice holds until the page is closed
+    }
+  });
+
   let visitor = null;
   let token = "";
 
@@ -42,6 +60,12 @@
     },
     /** The random id by which the server knows this browser's uploads again. */
     visitor: () => (visitor ??= storedId()),
+    /** What a record may keep: as this browser chose last, where the same was said of it, else the owner's default. */
+    consent() {
+      const inputs = [...document.querySelectorAll("#consent input")];
+      const kept = remembered(consentKey());
+      return (inputs.find((input) => input.value === kept) ?? inputs.find((input) => input.checked))?.value;
+    },
     /** The visitor's own Hub token, where they gave one: kept by this page alone, until it is closed. */
     token: () => token,
     bring(given) {

@@ -15,12 +15,12 @@ from ui.visitors import Visitors
 
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 # What stands behind ?recipe= goes away once it was read: a reload must not undo what was changed since.
-FROM_ADDRESS = """() => {
+ON_LOAD = """() => {
   const address = new URL(location.href);
   const link = address.searchParams.get("recipe");
   address.searchParams.delete("recipe");
   if (link !== null) history.replaceState(null, "", address);
-  return [window.loom.visitor(), link];
+  return [window.loom.visitor(), link, window.loom.consent()];
 }"""
 
 

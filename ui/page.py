@@ -20,7 +20,7 @@ from ui.create import CreateTab
 from ui.history import HistoryTab
 from ui.limits import LimitedBody
 from ui.loras import LorasTab
-from ui.open_recipe import FROM_ADDRESS
+from ui.open_recipe import ON_LOAD
 from ui.previews import preview_route
 from ui.recall import CREATE, Recall
 from ui.runs import Runs
@@ -122,7 +122,9 @@ def build_page(
             with gr.Tab("History", elem_id="history-tab"):
                 HistoryTab(studio, visitors, create, recall, sync)
         Endpoints(studio, runs, visitors, sync).declare()
-        page.load(None, js=FROM_ADDRESS, outputs=[create.visitor, create.opening.link], api_visibility="private")
+        page.load(
+            None, js=ON_LOAD, outputs=[create.visitor, create.opening.link, create.consent], api_visibility="private"
+        )
         page.unload(create.left)
         page.unload(compare.left)
     page.queue(default_concurrency_limit=MOST_AT_ONCE, max_size=MOST_WAITING)

@@ -13,9 +13,18 @@ from core.studio import Generated
 
 
 def gallery_items(generated: Generated, cache: str) -> list[tuple[str, str]]:
-    """(file, caption) for gr.Gallery; the file's name is the one a download gets."""
+    """(file, caption) for gr.Gallery; the file's name is the one a download gets.
+
+    What of the request was not heard, and that nothing could be recorded, stands in the captions: clients of the API
+    get no other words.
+    """
+    told = filter(None, [*generated.notes, generated.recorded.why_not])
+    behind_seed = "".join(f" · {sentence}" for sentence in told)
     return [
-        (save_bytes_to_cache(png, f"lora-loom-{recipe.seed}.png", cache), f"seed {recipe.seed}")
+        (
+            save_bytes_to_cache(png, f"lora-loom-{recipe.seed}.png", cache),
+            f"seed {recipe.seed}{behind_seed}",
+        )
         for png, recipe in zip(generated.pictures, generated.recipes, strict=True)
     ]
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.blocks import Block
 
-from core.base_models import BASE_MODELS, BaseModel
+from core.base_models import BaseModel
 from core.lora.blocks import blocks_of
 from core.recipe import Recipe, RecipeLora
+from core.request import entry_of
 from core.studio import Studio
 from lora_catalog.errors import CatalogError
 from lora_catalog.visitor import ANYONE, Visitor
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ui.create import CreateTab
 
 CREATE = "create"  # the id of its tab
-_AS_THEY_ARE = ("prompt", "negative_prompt", "steps", "guidance", "width", "height", "seed", "images")
+_AS_THEY_ARE = ("prompt", "negative_prompt", "steps", "guidance", "sampler", "width", "height", "seed", "images")
 
 
 class Recall:
@@ -34,22 +35,26 @@ class Recall:
         """Everything that a recipe may change on the page."""
         form = self._create.form
         return [form.model, form.loras, *self._create.of_model(self._studio.default_model),
-                form.prompt, form.seed, form.images, self._tabs]  # fmt: skip
+                *self._create.over.outputs, form.prompt, form.seed, form.images, self._tabs]  # fmt: skip
 
     def everything(self, recipe: Recipe, visitor: Visitor = ANYONE) -> dict[Any, Any]:
         """The form as the recipe says, LoRAs that it did not use cleared; whose model is not known here, as it was."""
         form, key = self._create.form, recipe.model.key
-        entry = BASE_MODELS[key]
+        entry = entry_of(key)
         updates: dict[Any, dict[str, Any]] = dict(self._create.of_model(key))
         for name in _AS_THEY_ARE:
             box = getattr(form, name)
             updates[box] = gr.update(**updates.get(box, {}) | {"value": getattr(recipe, name)})
         rows = [self._row(lora, entry, recipe.prompt, visitor) for lora in recipe.loras]
-        return updates | {
-            form.model: gr.update(value=key),
-            form.loras: gr.update(value=blend_of(entry, rows, recipe.total_strength, recipe.allow_partial)),
-            self._tabs: gr.update(selected=CREATE),
-        }
+        return (
+            updates
+            | self._create.over.recalled(recipe.init)
+            | {
+                form.model: gr.update(value=key, choices=self._create.models()),
+                form.loras: gr.update(value=blend_of(entry, rows, recipe.total_strength, recipe.allow_partial)),
+                self._tabs: gr.update(selected=CREATE),
+            }
+        )
 
     def remix(self, recipe: Recipe, visitor: Visitor = ANYONE) -> dict[Any, Any]:
         """Everything but the seed: a new one each time."""

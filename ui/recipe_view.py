@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from html import escape
 
-from core.base_models import BASE_MODELS
 from core.lora.schedule import steps_on
 from core.recipe import Recipe, RecipeLora, RecipeReceipt
+from core.request import entry_of, steps_run
 
 EMPTY = ""
 
 
 def recipe_html(recipe: Recipe) -> str:
     """Escaped throughout: prompts and refs are whatever somebody wrote."""
-    entry = BASE_MODELS[recipe.model.key]
+    entry = entry_of(recipe.model.key)
     last = recipe.seed + recipe.images - 1
     facts = {
         "Prompt": recipe.prompt,
@@ -22,12 +22,24 @@ def recipe_html(recipe: Recipe) -> str:
         "Seed": str(recipe.seed) if recipe.images == 1 else f"{recipe.seed} to {last}",
         "Size": f"{recipe.width} × {recipe.height}",
         "Steps": f"{recipe.steps}, guidance {recipe.guidance:g}, {recipe.sampler}",
+        "Over": _over(recipe),
         "Total strength": "" if recipe.total_strength is None else f"{recipe.total_strength:g}",
         "Drawn on": f"{recipe.plan.device}, {recipe.plan.dtype}",
     }
     lines = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
-    loras = "".join(_lora_html(lora, recipe.steps) for lora in recipe.loras)
+    loras = "".join(_lora_html(lora, _steps_run(recipe)) for lora in recipe.loras)
     return f'<div class="recipe"><h2>Recipe</h2><dl>{lines}</dl>{f"<ul>{loras}</ul>" if loras else ""}</div>'
+
+
+def _steps_run(recipe: Recipe) -> int:
+    return recipe.steps if recipe.init is None else steps_run(recipe.steps, recipe.init.strength)
+
+
+def _over(recipe: Recipe) -> str:
+    if recipe.init is None:
+        return ""
+    what = "a part of a picture" if recipe.init.mask_sha256 else "a picture"
+    return f"{what}, strength {recipe.init.strength:g}: the last {_steps_run(recipe)} steps"
 
 
 def _lora_html(lora: RecipeLora, steps: int) -> str:

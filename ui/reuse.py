@@ -14,6 +14,7 @@ from core.errors import BadRequest
 from core.recipe import Recipe, read_recipe
 from core.recipe_files import Ending, picture_as
 from ui.messages import alert_html
+from ui.over_picture import OverPicture
 from ui.recall import Recall
 
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -33,13 +34,14 @@ class Reuse:
             self.everything = gr.Button("Everything", size="sm", elem_id="use-everything")
             self.seed = gr.Button("Seed", size="sm", elem_id="use-seed")
             self.remix = gr.Button("Remix", size="sm", elem_id="use-remix")
+            self.start = gr.Button("As start", size="sm", elem_id="use-as-start")
             gr.HTML("<span>Save as</span>", apply_default_css=False)
             self.formats = {
                 ending: gr.Button(label, size="sm", elem_id=f"save-{ending}") for label, ending in _FORMATS.items()
             }
         self.file = gr.DownloadButton(visible="hidden", elem_id="picture-file")
 
-    def wire(self, recall: Recall, shown: gr.JSON, notice: gr.HTML) -> None:
+    def wire(self, recall: Recall, over: OverPicture, shown: gr.JSON, notice: gr.HTML) -> None:
         """`shown` holds the recipe of what the gallery shows; errors go to `notice`."""
 
         def told(answer: Callable[[Any, int], dict[Any, Any]], **failed: Any) -> Callable[[Any, Any], dict[Any, Any]]:
@@ -64,6 +66,13 @@ class Reuse:
                 queue=False,
                 **_PRIVATE,
             )
+        self.start.click(
+            told(lambda gallery, index: over.begun(str(_picture(gallery, index, Path(self.gallery.GRADIO_CACHE))))),
+            inputs=[self.gallery, self.chosen],
+            outputs=[*over.outputs, notice],
+            preprocess=False,  # a path from outside must be judged before anything opens it
+            **_PRIVATE,
+        )
         self.gallery.select(_selected, outputs=self.chosen, queue=False, **_PRIVATE)
         for ending, button in self.formats.items():
             button.click(

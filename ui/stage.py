@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import time
+from collections.abc import Callable
 from html import escape
 
 from PIL import Image
@@ -21,8 +23,9 @@ EMPTY = (
 class Stage:
     """Follows one run and draws it as HTML; everything it shows comes from the run's updates."""
 
-    def __init__(self, images: int) -> None:
-        self._images = images
+    def __init__(self, images: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._images, self._clock = images, clock
+        self._first: tuple[float, int] | None = None  # when the first step was done, and which that was
         self._progress = Progress("Starting")
         self._look: str | None = None  # the newest preview, as a data URI
         self._drawn: dict[int, str] = {}
@@ -32,6 +35,8 @@ class Stage:
         match update:
             case Progress():
                 self._progress = update
+                if update.total and update.unit == "steps" and self._first is None:
+                    self._first = (self._clock(), update.done)
             case Preview(_, raster):
                 self._look = _data_uri(raster)
             case Drawn(index, _, raster):
@@ -60,7 +65,16 @@ class Stage:
             parts.append(f"step {step} of {each}")
             if self._images > 1:
                 parts.append(f"picture {picture + 1} of {self._images}")
+            parts += self._left()
         return " · ".join(parts) + (" …" if len(parts) == 1 else "")
+
+    def _left(self) -> list[str]:
+        """How long it will take, from the steps done since the first, which waited for the prompt to be read."""
+        if self._first is None or self._progress.done <= self._first[1]:
+            return []
+        each = (self._clock() - self._first[0]) / (self._progress.done - self._first[1])
+        left = each * (self._progress.total - self._progress.done)
+        return [f"about {_time(left)} left"] if left >= 1 else []
 
     def _bar(self) -> str:
         if not self._progress.total:
@@ -72,11 +86,16 @@ class Stage:
         )
 
 
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
 def finished(generated: Generated) -> str:
     """The stage steps aside for the gallery and says how long it took."""
     many = len(generated.pictures)
     what = "One picture" if many == 1 else f"{many} pictures"
-    return _ended(f"{what} in {generated.seconds:.1f} s. Each PNG carries its recipe. {generated.recorded}")
+    told = (f"{what} in {generated.seconds:.1f} s.", *generated.notes, "Each PNG carries its recipe.")
+    return _ended(f"{' '.join(told)} {generated.recorded}")
 
 
 def ended(sentence: str, pictures_there: bool) -> str:

@@ -73,6 +73,8 @@ def read_axis(place: str, said: object, base: Raw, ground: Ground) -> Axis:
         raise BadRequest(f"{place}.field", f"{place}.field must be one of {', '.join(_FIELDS)}.")
     if not isinstance(values, list | tuple) or not 1 <= len(values) <= MOST_VALUES:
         raise BadRequest(f"{place}.values", f"{place}.values must be a list of 1 to {MOST_VALUES} values.")
+    if None in values:
+        raise BadRequest(f"{place}.values", f"{place}.values must not hold null: write the value that is meant.")
     takes, made = _FIELDS[field]
     for name in given:
         if name not in takes:
@@ -116,7 +118,7 @@ def _set(field: str, value: Any) -> Change:
 
 
 def _seed(asked: Asked) -> Axis:
-    seeds = [asked.ground.any_seed() if value in (-1, None) else value for value in asked.values]
+    seeds = [asked.ground.any_seed() if value == -1 else value for value in asked.values]
     return Axis(asked.place, "seed", "seed", tuple(map(label_of, seeds)), tuple(_set("seed", seed) for seed in seeds))
 
 

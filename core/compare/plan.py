@@ -65,23 +65,21 @@ class Plan:
 def plan_of_loras(raw: Mapping[str, Any], ground: Ground) -> Plan:
     """Each LoRA's part: none, each alone, all, and all but each, with one seed. Muted LoRAs are not of the blend.
 
-    Weights are those that the whole blend has: where its total strength is kept, a LoRA that is left out leaves the
+    Where the blend's total strength is kept, a cell keeps its LoRAs' share of it: one that is left out leaves the
     others as they were. Raises BadRequest.
     """
     base, shared = _base(raw, ground)
     heard = [lora for lora in base.loras if not lora.muted]
     if not heard:
         raise BadRequest("loras", "loras is required: name the LoRAs whose part in the picture is to be seen.")
-    factor = factor_for((lora.weight for lora in heard), base.total_strength)
-    blend = [_times(factor, lora.model_dump()) for lora in heard]
+    blend = [lora.model_dump() for lora in heard]
     names = names_of((lora.ref for lora in heard), ground.titles)
     columns = Heading("LoRA", ("none", *names))
     only = [(BARE, []), *((f"only {name}", [lora]) for name, lora in zip(names, blend, strict=True))]
     others = [(f"all but {name}", blend[:i] + blend[i + 1 :]) for i, name in enumerate(names)]
     rows = [only, [("the whole blend", blend), *others]]
-    shared |= {"total_strength": None}
     cells = tuple(
-        _cell(row, column, label, shared | {"loras": loras}, ground.default_model)
+        _cell(row, column, label, shared | _part(loras, blend, base.total_strength), ground.default_model)
         for row, line in enumerate(rows)
         for column, (label, loras) in enumerate(line)
     )
@@ -96,7 +94,7 @@ def plan_of_grid(raw: Mapping[str, Any], columns: object, rows: object, baseline
     else one under each row. Raises BadRequest, which names the axis.
     """
     base, shared = _base(raw, ground)
-    if baseline not in (None, True, False):
+    if not isinstance(baseline, bool | None):
         raise BadRequest("baseline", "baseline must be true or false.")
     across = read_axis("columns", columns, shared, ground)
     down = None if rows is None else read_axis("rows", rows, shared, ground)
@@ -174,9 +172,23 @@ def _blend(base: GenerationRequest, ground: Ground) -> tuple[str, ...]:
     return tuple(f"{name} × {lora.weight:g}" for name, lora in zip(names, base.loras, strict=True) if not lora.muted)
 
 
-def _times(factor: float, lora: Raw) -> Raw:
+def _part(loras: list[Raw], blend: list[Raw], total: float | None) -> Raw:
+    """Some of the blend's LoRAs, each as strong as the whole blend has it, whose strengths sum to `total`."""
+    factor = factor_for((lora["weight"] for lora in blend), total)
+    together = _together(loras)
+    if total is None or not together:  # no weight to scale by: what is left are words with a weight of their own
+        return {"loras": [_words_times(factor, lora) for lora in loras], "total_strength": None}
+    return {"loras": loras, "total_strength": total * (together / _together(blend))}
+
+
+def _together(loras: Iterable[Raw]) -> float:
+    together: float = sum(abs(lora["weight"]) for lora in loras)
+    return together
+
+
+def _words_times(factor: float, lora: Raw) -> Raw:
     words = lora["text_encoder"]
-    return lora | {"weight": factor * lora["weight"], "text_encoder": None if words is None else factor * words}
+    return lora if words is None else lora | {"text_encoder": factor * words}
 
 
 def _crossing(

@@ -12,6 +12,7 @@ from core.compare.difference import difference
 from core.compare.plan import Cell, Heading, Plan, plan_of_grid, plan_of_loras
 from core.errors import BadRequest, Cancelled, LoomError
 from core.messages import Progress, StopFlag
+from core.pictures import with_pictures
 from core.request import LARGEST_SEED
 from core.studio import Generated, Studio
 from lora_catalog.errors import CatalogError
@@ -49,6 +50,13 @@ class Standing:
         """In percent; None where one of the two is not there or they differ in size."""
         return None if other is None else self.differences.get((cell.key, other))
 
+    def apart(self, cell: Cell) -> tuple[float | None, float | None]:
+        """From the bare picture and from the whole blend; None also where it is that picture itself."""
+        from_bare, from_blend = (
+            None if other == cell.key else self.difference(cell, other) for other in (cell.bare, self.plan.whole)
+        )
+        return from_bare, from_blend
+
     def table(self) -> dict[str, Any]:
         """Plain values, ready for JSON: headings, and for each cell its state, recipe and differences.
 
@@ -77,8 +85,9 @@ class Standing:
 
 def compare_loras(studio: Studio, raw: Raw, visitor: Visitor, stop: StopFlag) -> Iterator[Standing]:
     """What each LoRA of the blend in `raw` does (core/compare/plan.py). Raises LoomError or CatalogError."""
-    plan = plan_of_loras(raw, _ground(studio))
-    return _run(studio, plan, visitor, stop)
+    named, _ = with_pictures(raw)
+    plan = plan_of_loras(studio.with_model_known(named, visitor), _ground(studio))
+    return _run(studio, plan, _files(raw), visitor, stop)
 
 
 def compare_grid(studio: Studio, raw: Raw, visitor: Visitor, stop: StopFlag) -> Iterator[Standing]:
@@ -86,9 +95,24 @@ def compare_grid(studio: Studio, raw: Raw, visitor: Visitor, stop: StopFlag) -> 
     sides = {name: raw.get(name) for name in ("columns", "rows", "baseline")}
     if sides["columns"] is None:
         raise BadRequest("columns", "columns is required: what varies, such as the field steps with values.")
-    request = {name: value for name, value in raw.items() if name not in sides}
-    plan = plan_of_grid(request, **sides, ground=_ground(studio))
-    return _run(studio, plan, visitor, stop)
+    request, _ = with_pictures({name: value for name, value in raw.items() if name not in sides})
+    for name in ("columns", "rows"):
+        sides[name] = _models_known(studio, sides[name], visitor)
+    plan = plan_of_grid(studio.with_model_known(request, visitor), **sides, ground=_ground(studio))
+    return _run(studio, plan, _files(raw), visitor, stop)
+
+
+def _files(raw: Raw) -> Raw:
+    """The pictures that every cell is drawn over, as paths: a plan names them by their sha256."""
+    return {name: raw[name] for name in ("image", "mask") if raw.get(name) is not None}
+
+
+def _models_known(studio: Studio, side: Any, visitor: Visitor) -> Any:
+    """Of a side that varies the model, each under the key that the table has for it."""
+    if not (isinstance(side, Mapping) and side.get("field") == "model" and isinstance(side.get("values"), list)):
+        return side
+    values = [studio.with_model_known({"model": value}, visitor)["model"] for value in side["values"]]
+    return dict(side) | {"values": values}
 
 
 def _ground(studio: Studio) -> Ground:
@@ -96,7 +120,7 @@ def _ground(studio: Studio) -> Ground:
     return Ground(studio.default_model, lambda: secrets.randbelow(LARGEST_SEED + 1), titles)
 
 
-def _run(studio: Studio, plan: Plan, visitor: Visitor, stop: StopFlag) -> Iterator[Standing]:
+def _run(studio: Studio, plan: Plan, files: Raw, visitor: Visitor, stop: StopFlag) -> Iterator[Standing]:
     """A cell that fails says why and the others go on; an error that left no picture at all is raised.
 
     A stop ends it within a step and keeps what is drawn.
@@ -115,7 +139,7 @@ def _run(studio: Studio, plan: Plan, visitor: Visitor, stop: StopFlag) -> Iterat
         try:
             if stop.is_set():
                 raise Cancelled("Cancelled.")
-            for update in studio.generate(cell.raw, visitor, stop):
+            for update in studio.generate(cell.raw | files, visitor, stop):
                 if isinstance(update, Progress):
                     progress = update
                     yield standing(progress)

@@ -115,12 +115,8 @@ class _Sheet:
 
 def caption(standing: Standing, cell: Cell) -> str:
     """What stands under a cell: how far it is from the bare picture, and from the whole blend."""
-    from_bare = standing.difference(cell, cell.bare)
-    from_blend = standing.difference(cell, standing.plan.whole)
-    said = [] if from_bare is None or cell.key == cell.bare else [f"{from_bare:.1f}% from bare"]
-    if from_blend is not None and cell.key != standing.plan.whole:
-        said.append(f"{from_blend:.1f}% from all")
-    return ", ".join(said)
+    said = zip(standing.apart(cell), ("bare", "all"), strict=True)
+    return ", ".join(f"{apart:.1f}% from {what}" for apart, what in said if apart is not None)
 
 
 def _tiles(standing: Standing, most_in_line: int) -> Mapping[str, Image.Image]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -46,8 +45,8 @@ class QuantisedWeight:
 
     def _factors(self, shares: Sequence[Share]) -> Pair:
         """Of the blend's ΔW, in fp32."""
-        pairs = [factors_of(share.change, torch.float32) for share in shares]
-        found = [_balanced(pair, share.weight) for pair, share in zip(pairs, shares, strict=True) if pair is not None]
+        pairs = [factors_of(share.change, torch.float32, share.weight) for share in shares]
+        found = [pair for pair in pairs if pair is not None]
         if len(found) < len(shares) or sum(len(down) for _, down in found) >= min(self.shape):
             return self._dense(shares)
         return torch.cat([up for up, _ in found], dim=1), torch.cat([down for _, down in found])
@@ -91,15 +90,6 @@ def kind_of(module: torch.nn.Module) -> str:
     """Which of bitsandbytes' layers it is, without importing what takes seconds; empty for any other."""
     bases = {base.__name__ for base in type(module).__mro__ if base.__module__.startswith("bitsandbytes.")}
     return next((kind for kind in _KINDS if kind in bases), "")
-
-
-def _balanced(pair: Pair, weight: float) -> Pair:
-    """The weight times the same product with factors of like size, moved by powers of two: an `up` of 1e-6, which many
-    a small alpha makes, would be zeros and steps in half precision."""
-    up, down = pair[0] * weight, pair[1]
-    (_, high), (_, low) = math.frexp(float(down.abs().max())), math.frexp(float(up.abs().max()))
-    shift = 2.0 ** ((high - low) // 2)
-    return up * shift, down / shift
 
 
 def _dequantised(layer: Any) -> torch.Tensor:

@@ -24,14 +24,15 @@ _FREEDOM = 4  # columns for each row of `down`, at least: fewer leave no choices
 _KEPT = 4  # blends whose inverses are kept: those of a schedule, or what people go back and forth between
 _AT_ONCE = {"cpu": 1 << 17}  # elements: new memory for all of a large layer costs a CPU ten times the arithmetic
 _RIDGE = 1e-4  # of rows of length 1: two LoRAs may look for the same
-_SHORTEST = 1e-12  # row that counts; parsed ones stay below 1e9, and fp32 holds the squares of both
+_SHORTEST = 1e-12  # row that counts, of evened ones
+_FARTHEST = 126  # powers of two by which fp32 can be multiplied
 
 
 class Rounding:
     """Of one parameter, blend after blend: what depends on the LoRAs alone is kept for their next weights."""
 
     def __init__(self) -> None:
-        self._inverses: dict[Hashable, torch.Tensor] = {}  # the newest last; a few kB each
+        self._known: dict[Hashable, tuple[torch.Tensor, torch.Tensor]] = {}  # the newest last; a few kB each
 
     def of(
         self, exact: torch.Tensor, dtype: torch.dtype, downs: Sequence[torch.Tensor | None], loras: Hashable
@@ -45,14 +46,26 @@ class Rounding:
         if not known or _FREEDOM * sum(down.shape[0] for down in known) > known[0].shape[1]:
             return exact.to(dtype)
         down = known[0] if len(known) == 1 else torch.cat(known)
-        return rounded(exact, dtype, down, self._inverse(down, (loras, down.device)))
+        scales, inverse = self._of_loras(down, (loras, down.device))
+        return rounded(exact, dtype, down * scales, inverse)
 
-    def _inverse(self, down: torch.Tensor, key: Hashable) -> torch.Tensor:
-        inverse = self._inverses.pop(key, None)
-        self._inverses[key] = inverse_of(down) if inverse is None else inverse
-        if len(self._inverses) > _KEPT:
-            del self._inverses[next(iter(self._inverses))]
-        return self._inverses[key]
+    def _of_loras(self, down: torch.Tensor, key: Hashable) -> tuple[torch.Tensor, torch.Tensor]:
+        """What evens the rows, and the inverse of the evened ones."""
+        known = self._known.pop(key, None)
+        if known is None:
+            scales = evening(down)
+            known = scales, inverse_of(down * scales)
+        self._known[key] = known
+        if len(self._known) > _KEPT:
+            del self._known[next(iter(self._known))]
+        return known
+
+
+def evening(down: torch.Tensor) -> torch.Tensor:
+    """(rank, 1), powers of two that bring the largest value of each row to about 1. Only ΔW is bounded, not its factors
+    (core/lora/parse.py): fp32 holds rows of 1e25, but not their squares. What the rows span stays the same."""
+    powers = torch.frexp(down.abs().amax(1, keepdim=True)).exponent.clamp_(-_FARTHEST, _FARTHEST)
+    return torch.ldexp(torch.ones_like(powers, dtype=down.dtype), -powers)
 
 
 def inverse_of(down: torch.Tensor) -> torch.Tensor:

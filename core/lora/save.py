@@ -11,7 +11,7 @@ import torch
 from core.errors import LoraDoesNotFit, LoraRefused
 from core.lora.blend import Ingredient
 from core.lora.changes import Change, Shape
-from core.lora.factors import Pair, factors_of, known, shared_layers, squared_norm
+from core.lora.factors import Pair, factors_of, known, on_and_on, shared_layers, squared_norm
 from core.lora.formats import LARGEST_RANK
 from core.lora.parse import LARGEST_FILE
 from lora_catalog.card import Family
@@ -25,17 +25,24 @@ Share = tuple[float, Change]
 @dataclass(frozen=True)
 class OneLora:
     """Tensors by diffusers' names, the largest rank, and the error: ‖saved − blend‖ / ‖blend‖, of all and of the worst
-    layer. `applied` counts, for each LoRA of the blend, the layers that went in."""
+    layer. `applied` counts, for each LoRA of the blend, the layers that went in. `cut` says whether any layer had more
+    rank than it was left."""
 
     tensors: dict[str, torch.Tensor]
     rank: int
     error: float
     worst: tuple[str, float]
     applied: tuple[int, ...]
+    cut: bool
 
 
 def one_lora(
-    blend: Sequence[Ingredient], family: Family, pristine: Pristine, rank: int | None, dtype: torch.dtype
+    blend: Sequence[Ingredient],
+    family: Family,
+    pristine: Pristine,
+    rank: int | None,
+    dtype: torch.dtype,
+    go_on: Callable[[], None] = on_and_on,
 ) -> OneLora:
     """The blend's sum as one LoRA at weight 1.
 
@@ -47,10 +54,12 @@ def one_lora(
 
     Raises LoraRefused for what no such file can hold: norms and biases, exact ranks above 1024, files above 4 GB,
     values beyond `dtype`. Raises LoraDoesNotFit, and ModelUnavailable for a DoRA of a model that is not on this disk.
+    Raises what `go_on` raises, which is called before every layer.
     """
     kept: dict[str, _Layer] = {}
     applied, numbers = [0] * len(blend), 0
     for layer, one in shared_layers([part.lora for part in blend], family).items():
+        go_on()
         shares = []
         for at, change in one.changes.items():
             applied[at] += 1
@@ -77,6 +86,7 @@ class _Layer:
     down: torch.Tensor
     squared_error: float
     squared_norm: float
+    cut: bool
 
 
 def _must_be_a_layer(shape: Shape, name: str) -> None:
@@ -101,27 +111,28 @@ def _kept(
 ) -> _Layer:
     pair = _stacked(shares, min(shape[0], math.prod(shape[1:])))
     if pair is not None:
-        up, down = pair if rank is None or pair[0].shape[1] <= rank else _cut_pair(pair, rank)
+        cut = rank is not None and rank < pair[0].shape[1]
+        up, down = _cut_pair(pair, rank) if rank is not None and cut else pair
         up, down = _rounded(up, dtype), _rounded(down, dtype)
         error = squared_norm(torch.cat([pair[0], up.double()], 1), torch.cat([pair[1], -down.double()]))
-        return _Layer(shape, up, down, error, squared_norm(*pair))
+        return _Layer(shape, up, down, error, squared_norm(*pair), cut)
     whole = torch.zeros(shape[0], math.prod(shape[1:]), dtype=torch.float64)
     for amount, change in shares:
         whole.add_(change.delta(known(change, pristine(layer))).reshape(whole.shape), alpha=amount)
-    up, down = _as_it_is(whole) if rank is None or rank >= min(whole.shape) else _cut(whole, rank)
+    cut = rank is not None and rank < min(whole.shape)
+    up, down = _cut(whole, rank) if rank is not None and cut else _as_it_is(whole)
     up, down = _rounded(up, dtype), _rounded(down, dtype)
     error = float((whole - up.double() @ down.double()).square().sum())
-    return _Layer(shape, up, down, error, float(whole.square().sum()))
+    return _Layer(shape, up, down, error, float(whole.square().sum()), cut)
 
 
 def _stacked(shares: Sequence[Share], most: int) -> Pair | None:
-    """All factors side by side, each weight's root in both; None where one has none or they outgrow the layer."""
-    pairs = [(amount, factors_of(change, torch.float64)) for amount, change in shares]
-    ups = [pair[0] * math.copysign(math.sqrt(abs(amount)), amount) for amount, pair in pairs if pair]
-    downs = [pair[1] * math.sqrt(abs(amount)) for amount, pair in pairs if pair]
-    if len(ups) < len(pairs) or sum(up.shape[1] for up in ups) > most:
+    """All factors side by side, with their weights; None where one has none or they outgrow the layer."""
+    pairs = [factors_of(change, torch.float64, amount) for amount, change in shares]
+    found = [pair for pair in pairs if pair is not None]
+    if len(found) < len(pairs) or sum(up.shape[1] for up, _ in found) > most:
         return None
-    return torch.cat(ups, 1), torch.cat(downs)
+    return torch.cat([up for up, _ in found], 1), torch.cat([down for _, down in found])
 
 
 def _cut_pair(pair: Pair, rank: int) -> Pair:
@@ -195,6 +206,7 @@ def _joined(kept: dict[str, _Layer], applied: tuple[int, ...], dtype: torch.dtyp
         _share(error, norm),
         (worst, _share(kept[worst].squared_error, kept[worst].squared_norm)),
         applied,
+        any(one.cut for one in kept.values()),
     )
 
 

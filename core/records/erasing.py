@@ -52,6 +52,7 @@ class Erasing:
                 if self._settled(left):
                     raise HubFault("the Hub has not yet taken out what was deleted")
         else:
+            self._pace.note()
             self._dataset.squash()
             self._journal.remember(_LAST, str(self._clock()))
             self._journal.remember(_OWED, "")
@@ -61,7 +62,11 @@ class Erasing:
         ids = dict(self._journal.erasures()).get(shard)
         if ids is None:
             return shard
-        new = self._without(shard, self._folder.read(shard), ids)
+        try:
+            data = self._folder.read(shard)
+        except FileNotFoundError:  # whoever is to send it makes it again
+            return shard
+        new = self._without(shard, data, ids)
         self._journal.erased(shard, ids, new)
         if new != shard:
             self._folder.drop(shard)

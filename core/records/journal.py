@@ -44,7 +44,7 @@ class Journal:
         clock: Callable[[], datetime] = _now,
         migrations: Sequence[Migration] = MIGRATIONS,
     ) -> None:
-        self._file, self._largest, self._for_dataset = JournalFile(path, migrations, clock), largest, for_dataset
+        self._file, self._largest, self._for_dataset = JournalFile(path, migrations, clock, _mend), largest, for_dataset
 
     def close(self) -> None:
         """Closes the file; later calls open it for their own time only."""
@@ -113,6 +113,7 @@ class Journal:
         if deleted:
             # FTS5 only notes that words are gone: they stand in the file until a merge meets a committed note.
             self._file.write(lambda db: db.execute(f"INSERT INTO words (words, rank) VALUES ('merge', {-_MERGED})"))
+            self._file.empty_log()
         return deleted
 
     def unsealed(self, most_rows: int, most_bytes: int) -> list[Record]:
@@ -176,8 +177,9 @@ class NoJournal(Journal):
 class _NoFile(JournalFile):
     def __init__(self) -> None:
         """Of no path."""
+        super().__init__(Path(), (), _now, _mend)
 
-    def _do(self, begin: str, work: Work[_Result]) -> _Result:
+    def _do(self, about: Sequence[str], work: Work[_Result]) -> _Result:
         raise JournalRefused("this studio has no journal")
 
     def close(self) -> None:
@@ -185,6 +187,7 @@ class _NoFile(JournalFile):
 
 
 _MERGED = 1000  # pages of 4 kB, all there are with up to 10,000 records: 0.1 s
+_FOUND_BY = "INSERT INTO words (rowid, marks, prompt, loras) VALUES (?, ?, ?, ?)"
 _FIRST = 2**63 - 1  # the newest of all comes before it
 
 
@@ -211,13 +214,21 @@ def _keep(db: sqlite3.Connection, records: Sequence[Record], for_dataset: bool, 
                 record.recipe, record.starred, len(record.image or b""), for_dataset,
             ),
         ).lastrowid  # fmt: skip
-        found = words.indexed(record.visitor, record.starred, record.prompt, record.loras)
-        db.execute("INSERT INTO words (rowid, marks, prompt, loras) VALUES (?, ?, ?, ?)", (n, *found))
+        db.execute(_FOUND_BY, (n, *words.indexed(record.visitor, record.starred, record.prompt, record.loras)))
         if record.image is not None:
             db.execute("INSERT INTO images VALUES (?, ?)", (n, record.image))
         if record.thumbnail is not None:
             db.execute("INSERT INTO thumbnails VALUES (?, ?)", (n, record.thumbnail))
     make_room(db, largest)
+
+
+def _mend(db: sqlite3.Connection) -> None:
+    """Makes the table of words anew from the records."""
+    ((made,),) = db.execute("SELECT sql FROM sqlite_master WHERE name = 'words'").fetchall()
+    db.execute("DROP TABLE words")
+    db.execute(made)
+    for n, *record in db.execute("SELECT n, visitor, starred, prompt, loras FROM records"):
+        db.execute(_FOUND_BY, (n, *words.indexed(*record)))
 
 
 def _star(db: sqlite3.Connection, record_id: str, visitor: str, starred: bool) -> None:

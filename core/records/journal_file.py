@@ -17,6 +17,7 @@ from core.records.schema import Migration
 log = logging.getLogger(__name__)
 
 _PATIENCE = 10.0  # seconds that a writer waits for those of other processes
+_PATIENCE_WITH_READERS = 1.0  # seconds, during which nobody writes
 _KEPT_OPEN = 4  # connections: whoever closes the last one writes the whole log back
 _TRIES = 3  # to use the file, where it has to be set aside
 _OURS = 0x4C6F6F6D  # the application id in the file: "Loom"
@@ -30,14 +31,22 @@ _SETTINGS = (
     f"PRAGMA journal_size_limit = {64 * 2**20}",  # bytes
 )
 
+# What begins a piece of work, and what ends it.
+_READ = ("BEGIN", "COMMIT")
+_WRITE = ("BEGIN IMMEDIATE", "COMMIT")
+_ALONE = tuple(f"PRAGMA busy_timeout = {patience * 1000:.0f}" for patience in (_PATIENCE_WITH_READERS, _PATIENCE))
+
 _TORN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _REFUSED = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_BUSY: "another program holds the journal",
+    sqlite3.SQLITE_LOCKED: "another program holds the journal",
     sqlite3.SQLITE_PROTOCOL: "another program holds the journal",
     sqlite3.SQLITE_READONLY: "the journal may only be read",
     sqlite3.SQLITE_CANTOPEN: "the journal cannot be opened",
     sqlite3.SQLITE_IOERR: "the disk takes no more, or is faulty",
+    sqlite3.SQLITE_NOMEM: "this machine has too little memory left",
+    sqlite3.SQLITE_TOOBIG: "the picture or its recipe is too large",
 }
 
 _Result = TypeVar("_Result")
@@ -49,11 +58,13 @@ class JournalFile:
     """Lends a connection to each piece of work, in a transaction. The file and its folder are made at the first.
 
     A torn or foreign file is set aside as *.torn-TIME, and a new one begun. One of a newer version is left alone.
-    Every call may raise JournalRefused.
+    Where no more than the search index is damaged, `mend` makes it anew. Every call may raise JournalRefused.
     """
 
-    def __init__(self, path: Path, migrations: Sequence[Migration], clock: Callable[[], datetime]) -> None:
-        self._path, self._migrations, self._clock = path, migrations, clock
+    def __init__(
+        self, path: Path, migrations: Sequence[Migration], clock: Callable[[], datetime], mend: Work[None]
+    ) -> None:
+        self._path, self._migrations, self._clock, self._mend = path, migrations, clock, mend
         self._idle: list[_Connection] = []
         self._most_idle = _KEPT_OPEN
         self._lock = threading.Lock()  # guards these two
@@ -61,12 +72,18 @@ class JournalFile:
 
     def read(self, work: Work[_Result]) -> _Result:
         """What `work` returns; all that it reads was true at one time, and it waits for no writer."""
-        return self._do("BEGIN", work)
+        return self._do(_READ, work)
 
     def write(self, work: Work[_Result]) -> _Result:
         """What `work` returns, once all that it wrote is on the disk; where it raises, nothing stays."""
         with self._turn:
-            return self._do("BEGIN IMMEDIATE", work)
+            return self._do(_WRITE, work)
+
+    def empty_log(self) -> None:
+        """Leaves nothing in SQLite's log of what stood there, where nobody reads; else the next call does, or the end
+        of the last program that uses the file."""
+        with self._turn:
+            self._do(_ALONE, lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
 
     def close(self) -> None:
         """Closes the file. Work that comes later opens it for its own time only."""
@@ -74,19 +91,31 @@ class JournalFile:
             self._most_idle = 0
         self._close_idle()
 
-    def _do(self, begin: str, work: Work[_Result]) -> _Result:
-        for _ in range(_TRIES):
-            try:
-                return self._once(begin, work)
-            except _Torn as torn:
-                self._set_aside(torn.identity)
-            except sqlite3.Error as error:
-                if _code(error) not in _REFUSED:
-                    raise
-                raise JournalRefused(_REFUSED[_code(error)]) from error
+    def _do(self, about: Sequence[str], work: Work[_Result]) -> _Result:
+        try:
+            for _ in range(_TRIES):
+                try:
+                    return self._once(about, work)
+                except _Torn as torn:
+                    if not (torn.index_alone and self._mended()):
+                        self._set_aside(torn.identity)
+        except sqlite3.Error as error:
+            if _code(error) not in _REFUSED:
+                raise
+            raise JournalRefused(_REFUSED[_code(error)]) from error
         raise JournalRefused("its file is damaged again and again")
 
-    def _once(self, begin: str, work: Work[_Result]) -> _Result:
+    def _mended(self) -> bool:
+        """Whether the search index could be made anew."""
+        log.warning("the journal's search index is damaged: it is made anew from the records")
+        try:
+            self._once(_WRITE, self._mend)
+        except _Torn:
+            return False
+        return True
+
+    def _once(self, about: Sequence[str], work: Work[_Result]) -> _Result:
+        begin, end = about
         connection = self._borrow()
         try:
             if not connection.ready:
@@ -94,11 +123,11 @@ class JournalFile:
                 connection.ready = True
             connection.execute(begin)
             result = work(connection)
-            connection.execute("COMMIT")
+            connection.execute(end)
         except BaseException as error:
             connection.close()  # rolls back
             if isinstance(error, sqlite3.Error) and _code(error) in _TORN:
-                raise _Torn(connection.identity) from error
+                raise _Torn(connection.identity, error.sqlite_errorcode == sqlite3.SQLITE_CORRUPT_VTAB) from error
             raise
         self._give_back(connection)
         return result
@@ -195,11 +224,11 @@ class _Foreign(sqlite3.DatabaseError):
 
 
 class _Torn(Exception):
-    """The file of this identity is not one to work with."""
+    """The file of this identity is not one to work with; `index_alone`: but for what finds words, it is."""
 
-    def __init__(self, identity: _Identity | None) -> None:
-        super().__init__(identity)
-        self.identity = identity
+    def __init__(self, identity: _Identity | None, index_alone: bool) -> None:
+        super().__init__(identity, index_alone)
+        self.identity, self.index_alone = identity, index_alone
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -18,7 +18,7 @@ _KEY = "dataset commits"
 
 
 class Pace:
-    """The times of the last hour's commits, kept in the journal. `clock` gives seconds of the epoch."""
+    """The times of the last hour's commits of any kind, kept in the journal. `clock` gives seconds of the epoch."""
 
     def __init__(self, journal: Journal, clock: Callable[[], float], every: float, per_hour: int) -> None:
         self._journal, self._clock, self._every, self._per_hour = journal, clock, every, per_hour

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from core.recipe import Recipe
 from core.records.journal import Journal
 from core.records.schema import Record
 from core.request import Consent
+
+log = logging.getLogger(__name__)
 
 THUMBNAIL = 320  # pixels of the longer side
 
@@ -41,13 +44,19 @@ class Recorded:
 def recorded(
     journal: Journal, pictures: Sequence[bytes], recipes: Sequence[Recipe], consent: Consent, visitor: str
 ) -> Recorded:
-    """Keeps one record for each picture (a PNG) and its recipe, all or none; durable when it returns."""
+    """Keeps one record for each picture (a PNG) and its recipe, all or none; durable when it returns.
+
+    Never raises: the pictures are drawn, and whatever keeps them from the journal must not cost them.
+    """
     why_not = ""
     if consent != "none":
         try:
             journal.keep([_record(*drawn, consent, visitor) for drawn in zip(pictures, recipes, strict=True)])
         except NotRecorded as error:
             why_not = str(error)
+        except Exception:  # a bug, or a fault that the journal has no name for
+            log.exception("a picture could not be recorded")
+            why_not = str(NotRecorded("a fault of LoRA Loom, which its log describes"))
     return Recorded(consent, len(pictures), why_not)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,6 +13,8 @@ from core.records.dataset import Upload
 from lora_catalog.lease import lock, unlock
 
 _HALF = ".part"
+
+log = logging.getLogger(__name__)
 
 
 class SealedFolder:
@@ -72,6 +75,15 @@ class SealedFolder:
         for file in self._folder.iterdir():
             if file.name not in names:
                 file.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Drops every shard, where nobody sends any: the journal has what people have not deleted. Never raises."""
+        try:
+            if self._folder.is_dir() and self.hold():
+                self.sweep(())
+                self.let_go()
+        except OSError:
+            log.exception("the folder of sealed shards cannot be used")
 
     def _file(self, path: str) -> Path:
         return self._folder / PurePosixPath(path).name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -41,13 +42,16 @@ class Sync(Protocol):
 
 
 class NoSync:
-    """Sends nothing: no dataset was named, or `why_not` (a clause) keeps it from one."""
+    """Sends nothing: no dataset was named, or `why_not` (a clause) keeps it from one. `clear` drops what an earlier
+    start had ready to send: nobody would take out of it what people delete."""
 
-    def __init__(self, journal: Journal, repo: str | None = None, why_not: str = "") -> None:
-        self._journal, self.repo, self._why_not = journal, repo, why_not
+    def __init__(
+        self, journal: Journal, repo: str | None = None, why_not: str = "", clear: Callable[[], None] = lambda: None
+    ) -> None:
+        self._journal, self.repo, self._why_not, self._clear = journal, repo, why_not, clear
 
     def start(self) -> None:
-        """Nothing to begin."""
+        self._clear()
 
     def flush(self, seconds: float) -> bool:
         return not self._why_not

@@ -61,6 +61,7 @@ class DatasetSync:
         self._patience = Patience(chance or random.Random())
         self._erasing = Erasing(journal, dataset, self._folder, self._pace, clock)
         self._swept, self._room, self._to_look = False, ROOM, 0
+        self._without_card: str | None = None  # the commit that was seen to have none
         self._trouble, self._again, self._silent_until = "", 0.0, 0.0
         self._ended, self._hurry, self._wake, self._flushed = (threading.Event() for _ in range(4))
         self._thread = threading.Thread(target=self._run, name="dataset-sync", daemon=True)
@@ -102,11 +103,10 @@ class DatasetSync:
 
     def turn(self) -> float:
         """Does what is due now; gives the seconds until there may be more to do."""
-        wait = self._silent_until - self._clock()
-        if 0 < wait <= LONGEST_ASKED + 1:
-            return wait
         try:
-            return self._send_what_is_due()
+            self._tidy()
+            wait = self._silent_until - self._clock()
+            return wait if 0 < wait <= LONGEST_ASKED + 1 else self._send_what_is_due()
         except HubFault as fault:
             return self._met(fault)
         except JournalRefused as error:
@@ -130,31 +130,53 @@ class DatasetSync:
                 wait = min(wait, IDLE / 4)
             else:
                 tries = TRIES_AT_THE_END
-            self._wake.wait(wait)
-            self._wake.clear()
+            self._rest(wait)
 
-    def _send_what_is_due(self) -> float:
+    def _rest(self, wait: float) -> None:
+        """Until there may be more to send, or somebody wakes us; what is deleted meanwhile goes all the same."""
+        until = time.monotonic() + wait
+        while (left := until - time.monotonic()) > 0 and not self._wake.wait(min(left, IDLE)):
+            with suppress(Exception):  # the next turn meets it too, and says it
+                self._tidy()
+        self._wake.clear()
+
+    def _tidy(self) -> None:
+        """Leaves in the folder only what waits to be sent, without what people deleted; asks nobody."""
         if not self._folder.hold():
             raise HubFault("another LoRA Loom in this data folder sends the records", ANOTHER_SENDS)
         if not self._swept:
             self._folder.sweep(self._journal.sealed())
             self._swept = True
+        if erasures := self._journal.erasures():
+            unsent = set(self._journal.sealed()).difference(self._under_way())
+            for shard in unsent.intersection(shard for shard, _ in erasures):
+                self._erasing.before_sending(shard)
+
+    def _send_what_is_due(self) -> float:
         if not self._due():
             return self._all_is_well(IDLE)
         if self._to_look <= 0:
             self._look()
         if left := self._journal.sealed()[:MOST_SHARDS]:  # of an earlier try, whose end nobody knows
             self._confirm(left)
-        if wait := self._pace.wait(self._hurry.is_set()) if self._due() else 0.0:
-            self._again = self._clock() + wait
-            if wait > EVERY:
-                self._trouble = "the commits that an hour may have are made"
-            return wait
-        if self._pending():
-            self._send(self._journal.sealed()[:MOST_SHARDS] or self._seal())
-        if self._erasing.due():
-            self._erasing.step()
+        together = self._hurry.is_set()
+        for due, commit in (
+            (lambda: self._without_card, self._introduce),
+            (self._pending, lambda: self._send(self._journal.sealed()[:MOST_SHARDS] or self._seal())),
+            (self._erasing.due, self._erasing.step),
+        ):
+            if due():
+                if wait := self._pace.wait(together):
+                    return self._held_up(wait)
+                commit()
+                together = True  # the hour's budget holds for each, the time between two for the first
         return self._all_is_well(0.0)
+
+    def _held_up(self, wait: float) -> float:
+        self._again = self._clock() + wait
+        if wait > EVERY:
+            self._trouble = "the commits that an hour may have are made"
+        return wait
 
     def _all_is_well(self, wait: float) -> float:
         self._patience.renew()
@@ -168,19 +190,28 @@ class DatasetSync:
         return bool(self._journal.sealed() or self._journal.unsealed(1, 1))
 
     def _look(self) -> None:
-        """Makes the repo and its card where they are not there, and sees how full the folder is."""
+        """Makes the repo where it is not there, and sees how full its folder is and whether it has a card."""
         look = self._dataset.look()
         if look is None:
             self._dataset.create()
             look = self._dataset.look()
         if look is None:
             raise HubRefuses(f"the token may not see the dataset {self._dataset.repo}: give another as HF_TOKEN")
-        if CARD not in look.files:
-            card = DATASET_CARD.format(repo=self._dataset.repo)
-            with suppress(Overtaken):  # by another writer, and most likely by its card: the next look tells
-                self._dataset.commit("Say what this dataset holds", card=card, parent=look.commit)
+        self._without_card = None if CARD in look.files else look.commit
         self._room = ROOM - sum(file.startswith("data/") and file.count("/") == 1 for file in look.files)
         self._to_look = LOOKS_AGAIN
+
+    def _introduce(self) -> None:
+        """Commits the card."""
+        parent, self._without_card = self._without_card, None
+        self._pace.note()
+        try:
+            card = DATASET_CARD.format(repo=self._dataset.repo)
+            self._dataset.commit("Say what this dataset holds", card=card, parent=parent)
+        except HubFault as fault:
+            self._to_look = 0
+            if not isinstance(fault, Overtaken):  # by another writer, and most likely by its card
+                raise
 
     def _seal(self) -> list[str]:
         """New shards of what is in none, as many as fit into a commit."""
@@ -233,7 +264,7 @@ class DatasetSync:
         """The shard as it is to be sent: without what was deleted since, unless a commit may still bring it whole."""
         upload = self._folder.upload(shard)
         if upload is None:
-            log.error("The bytes of a sealed shard are gone: its records are sealed anew.")
+            log.warning("The bytes of a sealed shard are gone: its records are sealed anew.")
             self._journal.erased(shard, (), None)
         elif not under_way:
             new = self._erasing.before_sending(shard)
@@ -264,9 +295,10 @@ def dataset_sync(
     journal: Journal, repo: str | None, folder: Path, endpoint: str, token: str | None, client: httpx2.Client
 ) -> Sync:
     """What sends the journal's records to `repo`, or says why nothing is sent. `folder` is for sealed shards."""
+    clear = SealedFolder(folder).clear
     if repo is None:
-        return NoSync(journal)
+        return NoSync(journal, clear=clear)
     if token is None:
         why_not = f"nothing goes to the dataset {repo}: set HF_TOKEN to a token that may write to it"
-        return NoSync(journal, repo, why_not)
+        return NoSync(journal, repo, why_not, clear)
     return DatasetSync(journal, HubDataset(repo, endpoint, token, client), folder)

@@ -26,6 +26,11 @@ def lora(ref: str, **fields: Any) -> RecipeLora:
     return RecipeLora(ref=ref, **usual | fields)
 
 
+def without_receipts(made: Recipe) -> Recipe:
+    """As a link has it."""
+    return made.model_copy(update={"loras": tuple(one.model_copy(update={"receipt": None}) for one in made.loras)})
+
+
 def recipe(model: str = "pocket-sdxl-lcm", **fields: Any) -> Recipe:
     entry = BASE_MODELS[model]
     usual: dict[str, Any] = {

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.errors import ModelUnavailable
+import core.lora.factors
+from core.errors import Cancelled, ModelUnavailable
 from core.lora.analysis import Look, gram_of, look_at, overlaps_of
 from core.lora.blend import Ingredient
-from core.lora.changes import Change, LowRank
+from core.lora.changes import Change, Hadamard, Kronecker, LowRank
 from core.lora.factors import factors_of
 from core.lora.parse import ParsedLora
 from tests.core.changes import FORMS, dora, hadamard, kronecker, low_rank, some, tucker
@@ -49,6 +51,36 @@ def test_every_low_rank_form_has_factors(form: Callable[[int, int, int], Change]
     assert torch.allclose((pair[0] @ pair[1]).float(), change.delta(some(32, 24)).flatten(1), atol=1e-6)
 
 
+@pytest.mark.parametrize("form", [hadamard, kronecker])
+def test_nothing_is_made_of_ranks_that_reach_the_layers_own(
+    form: Callable[[int, int, int], Change], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = form(32, 24, 12)
+    monkeypatch.setattr(core.lora.factors, "_split", None)
+    assert factors_of(full, torch.float32) is None
+
+
+def skewed(change: Change, power: float) -> Change:
+    """The same product of unlike factors."""
+    low = change.second if isinstance(change, Hadamard | Kronecker) else change
+    assert isinstance(low, LowRank)
+    odd = replace(low, up=low.up / power, down=low.down * power)
+    return replace(change, second=odd) if isinstance(change, Hadamard | Kronecker) else odd
+
+
+@pytest.mark.parametrize("power", [1e25, 1e-25, 1e35])
+@pytest.mark.parametrize("form", [low_rank, tucker, hadamard, kronecker])
+def test_factors_of_unlike_sizes_are_measured_as_what_they_make(
+    form: Callable[[int, int, int], Change], power: float
+) -> None:
+    torch.manual_seed(0)
+    one, other = form(32, 24, 2), low_rank(32, 24, 2)
+    matrices = torch.stack([one.delta(some(1)).flatten().double(), other.delta(some(1)).flatten().double()])
+    exact = matrices @ matrices.T
+    found = gram_of([skewed(one, power), other], lambda: None)
+    assert torch.allclose(found, exact, rtol=1e-4, atol=1e-5 * float(exact.max()))
+
+
 def test_no_matrix_is_made_where_all_have_factors(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in {type(form(16, 16, 1)) for form in (low_rank, hadamard, kronecker)}:
         monkeypatch.setattr(kind, "delta", None)
@@ -68,11 +100,13 @@ def lora(seed: int, strength: float = 1.0, blocks: range = range(6), words: bool
     return ParsedLora(str(seed), layers, origins={layer: layer for layer in layers})
 
 
-def look(*parts: tuple[ParsedLora, float], base: float | None = 100.0) -> Look:
+def look(
+    *parts: tuple[ParsedLora, float], base: float | None = 100.0, windows: Sequence[tuple[float, float]] = ()
+) -> Look:
     blend = [Ingredient(read, "a LoRA", weight, weight) for read, weight in parts]
     overlaps = overlaps_of([part.lora for part in blend], "pocket-sd3", lambda layer: None)
     preferred = [math.copysign(1.0, weight) for _, weight in parts]
-    return look_at(blend, preferred, overlaps, "pocket-sd3", lambda layer: base)
+    return look_at(blend, preferred, overlaps, "pocket-sd3", lambda layer: base, windows)
 
 
 def test_a_lora_and_itself_pull_the_same_way_and_share_its_weight() -> None:
@@ -123,6 +157,39 @@ def test_a_muted_lora_has_no_conflict_and_no_suggestion() -> None:
     seen = look((lora(1), 1.0), (lora(1), 0.0))
     assert seen.pairs[0].conflict is None
     assert seen.suggested == (1.0, None)
+
+
+def test_loras_that_never_meet_are_not_compared() -> None:
+    twins = (lora(1), 1.0), (lora(1), 1.0)
+    apart = look(*twins, windows=[(0.0, 0.5), (0.5, 1.0)])
+    assert (apart.pairs, apart.blocks, apart.suggested) == ((), {}, (1.0, 1.0))
+    assert look(*twins, windows=[(0.0, 0.6), (0.5, 1.0)]) == look(*twins)
+
+
+def test_blocks_tell_only_of_loras_that_meet() -> None:
+    windows = [(0.0, 0.5), (0.5, 1.0), (0.0, 0.5)]
+    seen = look((lora(1), 1.0), (lora(1), -1.0), (lora(1), 0.5), windows=windows)
+    assert [(pair.a, pair.b) for pair in seen.pairs] == [(0, 2)]
+    assert list(seen.blocks.values()) == pytest.approx([1.0] * 6)
+    assert seen.suggested == (0.5, -1.0, 0.5)
+
+
+def test_a_lora_drowns_only_those_it_meets() -> None:
+    windows = [(0.0, 0.5), (0.5, 1.0)]
+    assert look((lora(1), 1.0), (lora(2, strength=100.0), 1.0), windows=windows).suggested == (1.0, 1.0)
+
+
+def test_looking_can_be_stopped_between_layers() -> None:
+    asked: list[int] = []
+
+    def go_on() -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            raise Cancelled("Cancelled.")
+
+    with pytest.raises(Cancelled):
+        overlaps_of([lora(1)], "pocket-sd3", lambda layer: None, go_on)
+    assert len(asked) == 2
 
 
 def test_a_layer_of_another_shape_is_left_out() -> None:

@@ -38,3 +38,24 @@ def test_what_a_mode_does_not_use_is_refused_and_what_it_narrows_has_its_range_t
         request_from({"prompt": "a cat", "negative_prompt": "fog", "guidance": 2}, "pocket-sdxl-lcm")
     with pytest.raises(BadRequest, match="guidance must be from 1 to 1 for sdxl-turbo"):
         request_from({"prompt": "a cat", "guidance": 1.5}, "sdxl-turbo")
+
+
+CONTRACT = {
+    # key: steps (least, most), guidance (least, most), native side
+    "sd3.5-large": (28, 40, 4.5, 4.5, 1024), "sd3.5-large-turbo": (4, 4, 1, 1, 1024),
+    "sd3.5-medium": (28, 40, 4.5, 4.5, 1024), "sd3-medium": (28, 28, 7, 7, 1024), "sdxl": (25, 50, 5, 8, 1024),
+    "sdxl-lcm": (4, 8, 1, 2, 1024), "sdxl-turbo": (1, 4, 1, 1, 512), "ssd-1b": (25, 50, 5, 9, 1024),
+    "ssd-1b-lcm": (4, 8, 1, 2, 1024), "sd1.5": (25, 50, 7, 8, 512), "sd1.5-lcm": (4, 8, 1, 2, 512),
+    "sd2.1": (25, 50, 7, 8, 768),
+}  # fmt: skip
+
+
+def test_every_model_of_the_contract_is_there_with_defaults_as_its_authors_give_them() -> None:
+    real = {entry.key: entry for entry in BASE_MODELS.listed() if not entry.embedded}
+    assert real.keys() == CONTRACT.keys()
+    for key, (least, most, weak, strong, side) in CONTRACT.items():
+        assert least <= real[key].steps <= most, key
+        assert weak <= real[key].guidance <= strong, key
+        assert real[key].side == side, key
+        assert (real[key].accelerator is not None) == key.endswith("-lcm"), key
+        assert real[key].gated == key.startswith("sd3"), key

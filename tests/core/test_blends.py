@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import core.blends
 from core.blends import SavedBlend
 from core.engine import LocalEngine
-from core.errors import BadRequest, Cancelled, LoraDoesNotFit
+from core.errors import BadRequest, Cancelled, LoraDoesNotFit, LoraRefused
 from core.lora.save import OneLora, one_lora
 from core.machine import Machine
 from core.messages import Progress
@@ -97,6 +97,57 @@ def test_a_blend_is_told_by_pair_by_block_and_against_the_model(studio: Studio, 
 
 def test_strangers_keep_out_of_each_others_way(studio: Studio) -> None:
     assert inspected(studio, ONE, TWO)["said"] == "These two keep out of each other's way in all 6 blocks."
+
+
+def test_a_lora_of_which_too_little_fits_is_looked_at_only_where_partial_ones_are_allowed(
+    studio: Studio, tmp_path: Path
+) -> None:
+    raw = {"loras": [ONE, partial(tmp_path, 6)], "model": None}
+    with pytest.raises(LoraDoesNotFit, match=r"Only 6 of 8 layers of local:partial.* allow partial LoRAs"):
+        ended(studio.inspect_blend(raw, ANYONE, threading.Event()))
+    seen = ended(studio.inspect_blend(raw | {"allow_partial": True}, ANYONE, threading.Event()))
+    assert [lora["receipt"] for lora in seen["loras"]] == [
+        {"applied": 6, "total": 6, "text_encoder": 0},
+        {"applied": 6, "total": 8, "text_encoder": 0},
+    ]
+    with pytest.raises(LoraDoesNotFit):
+        ended(studio.inspect_blend(raw, ANYONE, threading.Event()))
+
+
+def test_only_loras_that_meet_at_a_step_are_compared(studio: Studio) -> None:
+    first, second = ONE | {"end": 0.5}, {"ref": "bundled:twin", "start": 0.5}
+    apart = inspected(studio, first, second)
+    assert (apart["pairs"], apart["blocks"]) == ([], [])
+    assert apart["said"] == "Nothing to compare: no two of these LoRAs count at the same step."
+    assert all(lora["norm"] > 0 for lora in apart["loras"])
+    seen = inspected(studio, first, second, TWO | {"end": 0.2})
+    assert [(pair["a"], pair["b"]) for pair in seen["pairs"]] == [("bundled:one", "bundled:two")]
+    assert seen["said"] == "The two that meet at some step keep out of each other's way in all 6 blocks."
+
+
+def test_one_skewed_lora_does_not_spoil_the_look(studio: Studio, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    down, up = torch.full((4, 192), 1e25), torch.full((192, 4), 1e-26)
+    tensors = {f"{Q.format(0)}.lora_A.weight": down, f"{Q.format(0)}.lora_B.weight": up}
+    save_file(tensors, tmp_path / "own" / "skewed.safetensors")
+    seen = inspected(studio, ONE, {"ref": "local:skewed.safetensors"})
+    assert seen["loras"][1]["norm"] == pytest.approx(0.4 * 192, rel=1e-3)
+    assert all(lora["suggested_weight"] is not None for lora in seen["loras"])
+    assert seen["said"].startswith("These two")
+
+
+def test_what_cannot_be_measured_is_refused_by_its_name(studio: Studio, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    huge = {f"{Q.format(0)}.lora_{end}.weight": torch.full((192, 192), 1e38) for end in "AB"}
+    tensors = huge | {f"{Q.format(0)}.alpha": torch.tensor(1e-70, dtype=torch.float64)}
+    save_file(tensors, tmp_path / "own" / "huge.safetensors")
+    with pytest.raises(LoraRefused, match=r"local:huge.* cannot be measured: leave it out"):
+        inspected(studio, ONE, {"ref": "local:huge.safetensors"})
+
+
+def test_a_rank_that_cuts_nothing_is_exact(studio: Studio, tmp_path: Path) -> None:
+    abouts = [saved(studio, {"loras": [ONE, TWO], "rank": rank}, tmp_path).about for rank in (8, 7)]
+    assert [about["exact"] for about in abouts] == [True, False]
 
 
 def test_another_weight_needs_no_other_look_into_the_files(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,10 +73,22 @@ def test_a_muted_lora_has_no_part_and_tags_in_the_prompt_have() -> None:
 
 
 def test_leaving_one_out_leaves_the_others_weights_though_a_total_is_kept() -> None:
-    plan = strip(total_strength=3.0)
-    assert lines(plan, "loras", "total_strength")[1] == [
-        ({"one": 1.5, "two": 1.5}, None), ({"two": 1.5}, None), ({"one": 1.5}, None),
-    ]  # fmt: skip
+    plan = strip(total_strength=3.0, loras=[ONE | {"weight": 0.5}, TWO | {"weight": -1}])
+    assert lines(plan, "loras", "total_strength") == [
+        [({}, None), ({"one": 0.5}, 1.0), ({"two": -1}, 2.0)],
+        [({"one": 0.5, "two": -1}, 3.0), ({"two": -1}, 2.0), ({"one": 0.5}, 1.0)],
+    ]
+
+
+def test_a_total_may_make_a_lora_stronger_than_its_weight_could_be() -> None:
+    plan = strip(total_strength=10, loras=[ONE | {"weight": 0.1}])
+    assert lines(plan, "loras", "total_strength")[1][0] == ({"one": 0.1}, 10)
+
+
+def test_a_lora_without_weight_keeps_the_strength_of_its_words() -> None:
+    plan = strip(total_strength=1.0, loras=[ONE, TWO | {"weight": 0, "text_encoder": 0.25}])
+    alone = plan.cells[2].raw
+    assert (alone["loras"][0]["text_encoder"], alone["total_strength"]) == (0.5, None)
 
 
 def test_all_pictures_have_the_one_seed_that_was_drawn() -> None:
@@ -184,6 +196,8 @@ REFUSED: list[tuple[object, object, dict[str, Any], str]] = [
     ({"field": "steps"}, None, {}, "columns.values must be a list of 1 to 16"),
     ({"field": "steps", "values": []}, None, {}, "columns.values must be a list of 1 to 16"),
     ({"field": "steps", "values": [*range(1, 18)]}, None, {}, "columns.values must be a list of 1 to 16"),
+    ({"field": "weight", "lora": 0, "values": [None]}, None, {}, "columns.values must not hold null"),
+    ({"field": "seed", "values": [1, None]}, None, {}, "columns.values must not hold null"),
     ({"field": "steps", "values": [1], "colour": 2}, None, {}, "columns.colour is not part of an axis of steps"),
     ({"field": "steps", "values": [1, 0]}, None, {}, "columns (steps): steps must be from 1 to 100"),
     (STEPS, {"field": "seed", "values": [1.5]}, {}, "rows (seed): seed must be a whole number"),
@@ -218,6 +232,12 @@ def test_a_wrong_axis_is_one_sentence_that_names_it(
         grid(columns, rows, **base)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("baseline", [0, 1, "x", [], 1.0])
+def test_a_baseline_is_true_or_false_and_no_number(baseline: object) -> None:
+    with pytest.raises(BadRequest, match="baseline must be true or false"):
+        grid(STEPS, baseline=baseline)
 
 
 def test_a_strip_without_loras_is_refused() -> None:

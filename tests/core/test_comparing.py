@@ -92,6 +92,29 @@ def test_a_strip_tells_what_each_lora_does(studio: Studio) -> None:
     assert cells[0, 0]["difference"]["from_blend"] == pytest.approx(difference(bare, blend))
 
 
+def test_a_kept_total_leaves_the_others_as_strong_as_they_were(studio: Studio) -> None:
+    raw = BASE | {"loras": [ONE | {"weight": 0.1}, TWO | {"weight": 0.3}], "total_strength": 8.0}
+    without = end_of(compare_loras(studio, raw, ANYONE, threading.Event()))
+    plain = BASE | {"loras": [TWO | {"weight": 2.0}], "total_strength": 6.0}
+    *_, alone = studio.generate(plain, ANYONE, threading.Event())
+    assert isinstance(alone, Generated)
+    cell = next(cell for cell in without.plan.cells if cell.label == "all but one")
+    assert difference(without.drawn[cell.key].pictures[0], alone.pictures[0]) == pytest.approx(0, abs=0.1)
+
+
+def test_every_cell_is_drawn_over_the_same_picture(studio: Studio, tmp_path: Path) -> None:
+    (tmp_path / "begun.png").write_bytes(png((200, 30, 30), (64, 64)))
+    (tmp_path / "mask.png").write_bytes(png((255, 255, 255), (64, 64)))
+    over = {"image": str(tmp_path / "begun.png"), "mask": str(tmp_path / "mask.png"), "strength": 0.5}
+    for standings in (
+        compare_loras(studio, BASE | over, ANYONE, threading.Event()),
+        compare_grid(studio, BASE | over | {"columns": {"field": "seed", "values": [1, 2]}}, ANYONE, threading.Event()),
+    ):
+        recipes = [cell["recipe"] for cell in cells_of(end_of(standings)).values()]
+        assert {recipe["init"]["strength"] for recipe in recipes} == {0.5}
+        assert len({(recipe["init"]["sha256"], recipe["init"]["mask_sha256"]) for recipe in recipes}) == 1
+
+
 def test_every_cells_recipe_makes_its_picture_again(studio: Studio) -> None:
     end = end_of(compare_grid(studio, BASE | {"columns": WEIGHT}, ANYONE, threading.Event()))
     cell = cells_of(end)[0, 2]

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from core.records.dataset import HubDataset
 from core.records.journal import Journal
+from core.records.pace import Pace
 from core.records.sync import DatasetSync, dataset_sync
 from tests.core.dataset_parts import (
     REPO,
     TOKEN,
     Clock,
+    client,
     commits,
     ids,
     journal_in,
@@ -152,21 +155,53 @@ def test_records_follow_each_other_within_a_minute_in_one_commit_each_forty_seco
     assert (rows(hub), commits(hub)) == (once(range(3)), before + 1)
 
 
-def test_an_hour_has_a_hundred_commits_and_a_restart_forgets_none(
+def test_an_hour_has_a_few_commits_and_a_restart_forgets_none(
     journal: Journal, hub: EmulatedHub, tmp_path: Path, clock: Clock
 ) -> None:
     for number in range(4):
         journal.keep([record(number)])
-        sync = sync_of(journal, hub, tmp_path, clock, per_hour=3)
+        sync = sync_of(journal, hub, tmp_path, clock, per_hour=4)  # the card is one
         sync.turn()
         wait = sync.turn()
         sync.close()
-    assert rows(hub) == once(range(3))
+    assert (rows(hub), commits(hub)) == (once(range(3)), 4)
     assert wait == pytest.approx(3600)
     assert "trying again in 1 h" in sync.status().said
     clock.now += 3600
-    turns(sync_of(journal, hub, tmp_path, clock, per_hour=3), clock)
+    turns(sync_of(journal, hub, tmp_path, clock, per_hour=4), clock)
     assert rows(hub) == once(range(4))
+
+
+def test_unless_told_otherwise_the_hundred_and_first_commit_of_an_hour_waits(
+    journal: Journal, hub: EmulatedHub, tmp_path: Path, clock: Clock
+) -> None:
+    hub.add_user(TOKEN, "me")
+    earlier = Pace(journal, clock, 0, 1000)
+    for _ in range(98):
+        earlier.note()
+    clock.now += 1000
+    sync = DatasetSync(journal, HubDataset(REPO, hub.endpoint, TOKEN, client()), tmp_path / "sealed", clock)
+    journal.keep([record(1)])
+    sync.turn()  # commits the card and the record
+    journal.keep([record(2)])
+    assert sync.turn() == pytest.approx(2600)
+    assert (rows(hub), commits(hub)) == (once(range(1, 2)), 2)
+    clock.now += 2600
+    sync.turn()
+    assert rows(hub) == once(range(1, 3))
+    sync.close()
+
+
+def test_the_card_waits_for_its_time_as_any_commit(
+    journal: Journal, hub: EmulatedHub, tmp_path: Path, clock: Clock
+) -> None:
+    sync = sync_of(journal, hub, tmp_path, clock, per_hour=1)
+    Pace(journal, clock, 0, 1).note()
+    journal.keep([record(1)])
+    assert (sync.turn(), commits(hub)) == (pytest.approx(3600), 0)
+    turns(sync, clock)
+    assert (rows(hub), commits(hub)) == (once(range(1, 2)), 2)
+    sync.close()
 
 
 def test_a_long_backlog_goes_in_large_shards_of_few_commits(
@@ -302,7 +337,7 @@ def test_without_a_dataset_or_a_token_the_line_says_so(journal: Journal, tmp_pat
     journal.keep([record(1), record(2)])
 
     def line(repo: str | None, token: str | None) -> str:
-        sync = dataset_sync(journal, repo, tmp_path, hub.endpoint, token, None)  # type: ignore[arg-type]
+        sync = dataset_sync(journal, repo, tmp_path / "sealed", hub.endpoint, token, None)  # type: ignore[arg-type]
         sync.start()
         sync.flush(1)
         sync.close()

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from core.records.erasing import DAY
 from core.records.journal import Journal
-from core.records.sync import DatasetSync
-from tests.core.dataset_parts import REPO, Clock, ids, journal_in, record, rows, shards, sync_of, turns
+from core.records.sync import DatasetSync, dataset_sync
+from tests.core.dataset_parts import (
+    REPO,
+    Clock,
+    client,
+    ids,
+    journal_in,
+    record,
+    rows,
+    sent,
+    shards,
+    sync_of,
+    turns,
+)
 from tests.hub import EmulatedHub, faults
+from tests.hub.faults import Fault
 
 
 @pytest.fixture
@@ -101,6 +116,74 @@ def test_what_is_deleted_before_it_is_sent_never_reaches_the_hub(
     assert rows(hub) == once(1, 2, 3, 5)
     assert not any(ids(range(4, 5))[0].encode() in asked.body for asked in hub.requests)
     assert squashes(hub) == 0
+
+
+def folder_holds(folder: Path, number: int) -> bool:
+    files = [*(folder / "sealed").glob("*.parquet")]
+    return any(ids(range(number, number + 1))[0] in pq.read_table(file)["id"].to_pylist() for file in files)
+
+
+@pytest.mark.parametrize("fault", [faults.cut(None), faults.status(401), faults.too_many("3000")])
+def test_what_is_deleted_while_the_hub_is_away_leaves_the_sealed_shard_here(
+    fault: Fault, journal: Journal, sync: DatasetSync, hub: EmulatedHub, tmp_path: Path
+) -> None:
+    hub.fail("/objects/batch", fault, times=99, done=False)
+    journal.keep([record(4), record(5)])
+    sync.turn()
+    assert folder_holds(tmp_path, 4)
+    delete(journal, 4)
+    hub.fail("/", faults.cut(None), times=99, done=False)
+    sync.turn()
+    assert not folder_holds(tmp_path, 4)
+    assert folder_holds(tmp_path, 5)
+
+
+def test_a_sync_that_rests_takes_out_what_is_deleted_too(
+    journal: Journal, sync: DatasetSync, hub: EmulatedHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fail("/objects/batch", faults.too_many("3000"), times=99, done=False)
+    journal.keep([record(4)])
+    sync.turn()
+    monkeypatch.setattr("core.records.sync.IDLE", 0.01)
+    sync.start()
+    delete(journal, 4)
+    until = time.monotonic() + 20
+    while folder_holds(tmp_path, 4):
+        assert time.monotonic() < until
+
+
+def test_where_nothing_is_sent_any_more_no_sealed_shard_stays_and_none_is_lost_or_doubled(
+    journal: Journal, sync: DatasetSync, hub: EmulatedHub, clock: Clock, tmp_path: Path
+) -> None:
+    hub.fail("/paths-info/", faults.cut(None), done=False)  # after the commit: nobody knows that it came
+    journal.keep([record(4), record(5)])
+    sync.turn()
+    hub.heal()
+    hub.fail("/objects/batch", faults.status(500), done=False)
+    journal.keep([record(6), record(7)])
+    clock.now += 400
+    sync.turn()
+    sync.close()
+    delete(journal, 4, 6)
+    nowhere = dataset_sync(journal, None, tmp_path / "sealed", hub.endpoint, None, client())
+    nowhere.start()
+    assert not [*(tmp_path / "sealed").glob("*.parquet")]
+    clock.now += DAY
+    sent(journal, hub, tmp_path, clock)
+    assert rows(hub) == once(1, 2, 3, 5, 7)
+
+
+def test_the_squash_is_one_of_the_commits_that_an_hour_may_have(
+    journal: Journal, sync: DatasetSync, hub: EmulatedHub, clock: Clock, tmp_path: Path
+) -> None:
+    sync.close()
+    clock.now += 4000
+    delete(journal, 1)
+    sync = sync_of(journal, hub, tmp_path, clock, per_hour=2)
+    turns(sync, clock)  # takes out the row, and squashes
+    journal.keep([record(4)])
+    assert sync.turn() == pytest.approx(3600)
+    sync.close()
 
 
 def test_what_a_stalled_commit_may_still_bring_is_taken_out_once_it_is_there(

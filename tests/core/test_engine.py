@@ -6,15 +6,20 @@ import io
 import json
 import shutil
 import threading
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
+import torch
+import transformers
+from diffusers import SD3Transformer2DModel
 from PIL import Image
 
 from core.engine import LocalEngine
-from core.errors import BadRequest, LoomError, LoraDoesNotFit, ModelFileBroken, ModelUnavailable
+from core.errors import BadRequest, LoomError, LoraDoesNotFit, ModelFileBroken, ModelUnavailable, OutOfMemory
 from core.machine import Machine
 from core.messages import Preview, Progress
 from core.studio import Generated, Studio
@@ -237,7 +242,7 @@ def test_a_recipe_decides_alone(studio: Studio) -> None:
         ({"version": True}, "version must be 1"),
         ({"seed": -1}, "recipe.seed must be"),
         ({"plan": {"dtype": "float32", "device": "cpu", "batch": 4}}, "recipe.plan.batch must be 1"),
-        ({"init": {"sha256": "x"}}, "recipe.init must be null"),
+        ({"init": {"sha256": "x"}}, "recipe.init.strength is required"),
         ({"wings": 1}, "recipe.wings is not a field"),
         ({"steps": "x"}, "recipe.steps"),
     ],
@@ -264,7 +269,7 @@ def test_the_accelerator_cannot_be_added_twice(studio: Studio) -> None:
 
 
 def test_a_real_model_on_a_machine_without_a_gpu_says_what_it_needs(studio: Studio) -> None:
-    with pytest.raises(ModelUnavailable, match=r"needs a GPU with about 27\.5 GB"):
+    with pytest.raises(ModelUnavailable, match=r"needs a GPU with about 30\.3 GB, or 1\.8 GB and more time"):
         make(studio, model="sd3.5-large", width=1024, height=1024)
 
 
@@ -272,3 +277,90 @@ def test_a_random_seed_stands_in_the_recipe_and_makes_the_picture_again(studio: 
     surprise = make(studio, seed=-1)
     assert surprise.recipe.seed >= 0
     assert pixels(make(studio, recipe=surprise.recipe.as_json()).pictures[0]) == pixels(surprise.pictures[0])
+
+
+NO_MEMORY = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory: you tried"),
+    "mps": RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB, other allocations: 1.00 GB)"),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+}
+
+
+def run_out(monkeypatch: pytest.MonkeyPatch, error: Exception, at: Iterator[int]) -> None:
+    """The denoiser's forwards, counted from 0 over all models, fail where `at` says."""
+    forward, failing, seen = SD3Transformer2DModel.forward, set(at), iter(range(1000))
+
+    def failed(*given: Any, **named: Any) -> Any:
+        if next(seen) in failing:
+            raise type(error)(*error.args)  # a new one: the traceback of one that is kept holds all that was loaded
+        return forward(*given, **named)
+
+    monkeypatch.setattr(SD3Transformer2DModel, "forward", failed)
+
+
+@pytest.mark.parametrize("kind", NO_MEMORY)
+def test_where_memory_runs_out_all_is_let_go_and_the_next_plan_draws_the_picture(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    plain = make(studio, steps=3)
+    first = weakref.ref(studio.engine._easel.pipeline.transformer)  # type: ignore[attr-defined]
+    run_out(monkeypatch, NO_MEMORY[kind], iter([1]))
+    raw = {"prompt": "a cat", "steps": 3, "seed": 7, "width": 64, "height": 64, "loras": [{"ref": "bundled:one"}]}
+    updates = list(studio.generate(raw, ANYONE, threading.Event()))
+    said = [update.stage for update in updates if isinstance(update, Progress)]
+    assert said.count("Out of memory: once more with everything on the device, pictures decoded in tiles") == 1
+    assert first() is None
+    made = updates[-1]
+    assert isinstance(made, Generated)
+    assert made.recipe.plan.quantisation == "vae:tiled"
+    assert pixels(made.pictures[0]) == pixels(make(studio, steps=3, loras=[{"ref": "bundled:one"}]).pictures[0])
+    assert pixels(make(studio, steps=3).pictures[0]) == pixels(plain.pictures[0])
+
+
+def test_where_memory_runs_out_twice_it_is_said_and_the_next_request_works(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_out(monkeypatch, NO_MEMORY["cuda"], iter([0, 1]))
+    with pytest.raises(OutOfMemory, match="with the plan tiled too: ask for a smaller picture"):
+        make(studio)
+    assert studio.engine._easel is None  # type: ignore[attr-defined]
+    assert make(studio).recipe.plan.quantisation is None
+
+
+def test_an_error_that_only_sounds_like_it_is_no_lack_of_memory(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_out(monkeypatch, RuntimeError("shapes cannot be multiplied"), iter([0]))
+    with pytest.raises(LoomError, match="Something went wrong on our side"):
+        make(studio)
+    assert make(studio).recipe.plan.quantisation is None
+
+
+def test_a_recipe_is_made_again_with_what_its_plan_says_of_pixels(random_pocket: Path, loras: Path) -> None:
+    def studio_with(plan: str | None) -> Studio:
+        return Studio(LocalEngine(Machine("cpu", plan=plan)), Catalog([BundledSource(loras)]), "pocket-sd3")
+
+    tiled = make(studio_with("tiled"), width=128, height=128)
+    assert tiled.recipe.plan.quantisation == "vae:tiled"
+    usual = studio_with(None)
+    assert pixels(make(usual, width=128, height=128).pictures[0]) != pixels(tiled.pictures[0])
+    again = make(usual, recipe=tiled.recipe.as_json())
+    assert pixels(again.pictures[0]) == pixels(tiled.pictures[0])
+    assert make(usual).recipe.plan.quantisation is None
+
+
+@pytest.mark.parametrize("model", ["pocket-sd3", "pocket-sdxl"])
+def test_what_a_prompt_has_too_many_of_is_told_to_its_visitor_and_never_logged(
+    studio: Studio, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    for library in libraries:
+        library.add_handler(caplog.handler)  # their loggers hand nothing on
+    try:
+        generated = make(studio, model=model, prompt="a red circle " * 40 + "secretword", steps=1)
+    finally:
+        for library in libraries:
+            library.remove_handler(caplog.handler)
+    assert generated.notes
+    assert "secretword" not in caplog.text

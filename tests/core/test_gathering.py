@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
-from core.errors import BadRequest, Cancelled, LoraDoesNotFit, LoraRefused
+from core.errors import BadRequest, Cancelled, LoraDoesNotFit, LoraFileBroken, LoraRefused
 from core.messages import LoraFile, Progress
 from core.recipe_text import a1111_text
 from core.studio import Generated, Studio
@@ -68,10 +70,21 @@ def test_a_tag_in_the_prompt_names_a_hub_lora(hub: EmulatedHub, studio: Studio) 
 def test_one_that_does_not_fit_is_refused_before_any_is_downloaded(hub: EmulatedHub, studio: Studio) -> None:
     add(hub, "weaver/neon", SD3)
     add(hub, "weaver/other", SDXL)
-    with pytest.raises(LoraDoesNotFit, match=r"weaver/other does not fit Pocket SD3: .*pocket-sdxl.*Choose a LoRA for"):
+    with pytest.raises(
+        LoraDoesNotFit, match=r"weaver/other does not fit Pocket SD3: .*pocket-sdxl.*; choose a LoRA for"
+    ):
         run(studio, "weaver/neon", "weaver/other")
     assert all("range" in asked.headers for asked in hub.asked("/resolve/"))
     assert studio.engine.jobs == []  # type: ignore[attr-defined]
+
+
+def test_a_torn_pair_is_called_broken_in_one_sentence_not_made_for_another_model(
+    hub: EmulatedHub, studio: Studio
+) -> None:
+    half = {f"{SD3_ATTENTION.format(block=0, layer='to_q')}.lora_A.weight": torch.zeros(4, 192)}
+    hub.add_repo("weaver/half", {"lora.safetensors": save(half)}, tags=["lora"])
+    with pytest.raises(LoraFileBroken, match=r"^weaver/half cannot be used as a LoRA: .* lacks its up part\.$"):
+        run(studio, "weaver/half")
 
 
 def test_a_download_is_told_in_bytes(hub: EmulatedHub, studio: Studio) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.errors import BadRequest, JournalRefused
-from core.records import words
+from core.errors import BadRequest, JournalRefused, NotRecorded
+from core.records import journal_file, words
 from core.records.journal import Journal, NoJournal
 from core.records.schema import Counts, Record
 
@@ -261,11 +263,38 @@ def test_a_record_deleted_while_its_shard_was_written_is_noted_as_soon_as_that_i
     assert journal.erasures() == [("s1", (one.id,))]
 
 
-def test_the_words_of_what_is_deleted_stand_nowhere_in_the_file(journal: Journal, tmp_path: Path) -> None:
-    (one,) = kept(journal, record("unspeakable", image=b"unspeakable" * 1000))
-    journal.delete([one.id], "ann")
-    journal.close()
-    assert b"unspeakable" not in (tmp_path / "data" / "journal.sqlite").read_bytes()
+class Careless(journal_file._Connection):
+    """As SQLite is where whoever built it did not choose otherwise."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.execute("PRAGMA secure_delete = OFF")
+
+
+def test_what_is_deleted_stands_in_no_file_from_then_on(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_file, "_Connection", Careless)
+    for padding in (0, 30):  # in pages of its own, and among other records
+        kept(journal, *(record("speakable") for _ in range(padding)))
+        (one,) = kept(journal, record("unspeakable", image=b"unspeakable" * 1000))
+        kept(journal, record("another"))
+        journal.delete([one.id], "ann")
+        files = [file.read_bytes() for file in (tmp_path / "data").iterdir()]
+        assert len(files) == 3  # with SQLite's own two
+        assert not any(b"unspeakable" in data for data in files)
+
+
+def test_a_deletion_during_a_look_leaves_the_log_to_the_next(journal: Journal, tmp_path: Path) -> None:
+    one, two = kept(journal, record("unspeakable"), record("two"))
+
+    def look(db: sqlite3.Connection) -> int:
+        db.execute("SELECT count(*) FROM records").fetchone()
+        return journal.delete([one.id], "ann")
+
+    assert journal._file.read(look) == 1
+    journal.delete([two.id], "ann")
+    assert not any(b"unspeakable" in file.read_bytes() for file in (tmp_path / "data").iterdir())
 
 
 def test_small_facts_are_remembered(journal: Journal) -> None:
@@ -289,6 +318,36 @@ def test_several_threads_keep_and_look_at_once(journal: Journal) -> None:
     assert journal.counts().here == 40
 
 
+DAMAGED = {
+    "its structure": "UPDATE words_data SET block = x'ff' WHERE id = 10",
+    "its leaves": "UPDATE words_data SET block = zeroblob(length(block)) WHERE id > 10",
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+@pytest.mark.parametrize("call", ["keep", "star", "delete", "page"])
+def test_a_damaged_search_index_is_made_anew_and_costs_no_record(
+    journal: Journal, tmp_path: Path, what: str, call: str
+) -> None:
+    one, two = kept(journal, record("a red circle"), record("a blue house", image=b"png"))
+    journal._file.write(lambda db: db.execute(DAMAGED[what]))
+    again = Journal(tmp_path / "data" / "journal.sqlite")
+    calls: dict[str, Callable[[], object]] = {
+        "keep": lambda: kept(again, record("a grey cat")),
+        "star": lambda: again.star(two.id, "ann", True),
+        "delete": lambda: again.delete([one.id], "ann"),
+        "page": lambda: found(again, query="blue"),
+    }
+    calls[call]()
+    assert found(again, query="hous") == ["a blue house"]
+    assert found(again, starred=True) == (["a blue house"] if call == "star" else [])
+    assert again.record(two.id, "ann").image == b"png"
+    again.close()
+    assert not [*(tmp_path / "data").glob("*torn*")]
+
+
 def test_no_journal_refuses_in_words() -> None:
+    with pytest.raises(NotRecorded, match="this studio has no journal"):
+        NoJournal().keep([])
     with pytest.raises(JournalRefused, match="this studio has no journal"):
         NoJournal().page("ann")

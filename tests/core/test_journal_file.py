@@ -97,7 +97,7 @@ class Interrupted(sqlite3.Connection):
 
 def test_a_file_that_another_process_makes_at_this_moment_is_not_taken_for_somebody_elses(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
-    ours, other = JournalFile(path, MIGRATIONS, lambda: datetime.now(UTC)), Journal(path)
+    ours, other = JournalFile(path, MIGRATIONS, lambda: datetime.now(UTC), lambda db: None), Journal(path)
     db = sqlite3.connect(path, isolation_level=None, factory=Interrupted)
     db.then = lambda: kept(other, record())
     ours._prepare(db)

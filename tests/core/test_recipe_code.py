@@ -16,19 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import core.loading
 from core.base_models import BASE_MODELS, POCKET
 from core.engine import LocalEngine
 from core.loading import checked_revision
 from core.machine import Machine
-from core.recipe import Recipe
-from core.recipe_code import SCHEDULERS, as_diffusers, as_python
+from core.recipe import Recipe, RecipeInit, read_recipe
+from core.recipe_code import as_diffusers, as_python
 from core.recipe_here import embedded_revision
 from core.studio import Generated, Studio
 from lora_catalog.catalog import Catalog
 from lora_catalog.sources.bundled import BundledSource
 from lora_catalog.visitor import ANYONE
-from tests.core.recipes import HUB, NEON, lora, recipe
+from tests.core.recipes import HUB, NEON, lora, recipe, without_receipts
 
 SAME = 50.0  # dB: merged and unfused LoRAs round in other places
 
@@ -74,15 +73,6 @@ def test_the_diffusers_script_draws_the_same_pictures(
     assert psnr(plain.pictures[0], tmp_path / "lora-loom-5.png") < SAME - 15  # the LoRAs show
 
 
-def test_the_schedulers_are_those_of_the_loader() -> None:
-    for sampler, (name, changes) in core.loading.SCHEDULERS.items():
-        said, arguments = SCHEDULERS.get(sampler, (None, ""))
-        assert said == name
-        call = ast.parse(f"f(0{arguments})", mode="eval").body
-        assert isinstance(call, ast.Call)
-        assert {pair.arg: ast.literal_eval(pair.value) for pair in call.keywords} == changes
-
-
 def test_an_embedded_models_revision_is_known_without_torch() -> None:
     for entry in BASE_MODELS.values():
         if entry.embedded:
@@ -118,6 +108,29 @@ def test_every_model_has_scripts_that_name_what_diffusers_has(model: str) -> Non
     names = [node for node in ast.walk(ast.parse(as_diffusers(recipe(model)))) if isinstance(node, ast.ImportFrom)]
     assert all(hasattr(diffusers, name.name) for name in names[0].names)
     assert tree
+
+
+def test_the_python_script_hands_the_whole_recipe_back_and_says_which_pictures_it_wants() -> None:
+    init = RecipeInit(sha256="a" * 64, mask_sha256="b" * 64, strength=0.5)
+    plan = recipe().plan.model_copy(update={"quantisation": "vae:tiled", "device": "cuda"})
+    loras = (lora(NEON, weight=0.5, end=0.5), lora(HUB, text_encoder=0.25, muted=True))
+    made = recipe("sdxl", loras=loras, init=init, plan=plan, total_strength=2.0, allow_partial=True)
+    script = as_python(made, "http://127.0.0.1:7860")
+    call = next(node for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Call) and node.keywords)
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    assert list(given) == ["recipe", "image", "mask", "api_name"]
+    assert read_recipe(ast.literal_eval(given["recipe"])) == without_receipts(made)
+    for name, letter in (("image", "a"), ("mask", "b")):
+        assert f'{name}=handle_file("{name}.png"),  # the file whose sha256 is {letter * 64}' in script
+
+
+def test_the_diffusers_script_says_that_it_takes_no_picture_and_packs_nothing() -> None:
+    init = RecipeInit(sha256="a" * 64, strength=0.5)
+    plan = recipe().plan.model_copy(update={"quantisation": "text_encoder_3:nf4\nimport os"})
+    script = as_diffusers(recipe("sd3-medium", init=init, plan=plan))
+    comments = [line for line in script.splitlines() if line.startswith("#")]
+    assert any("over a picture, which this script leaves out" in line for line in comments)
+    assert any("text_encoder_3:nf4 import os, which this script leaves out" in line for line in comments)
 
 
 HOSTILE = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.just('"); import os; os.abort() #\n"""\\')

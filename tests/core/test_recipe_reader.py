@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, PngImagePlugin
 
+from core.base_models import BASE_MODELS
 from core.errors import BadRequest
-from core.recipe import Recipe, permalink, read_recipe
-from core.recipe_files import picture_as, png_with_recipe
+from core.memory import PLANS
+from core.recipe import Plan, Recipe, permalink, read_recipe
+from core.recipe_files import CHUNK, picture_as, png_with_recipe
+from core.recipe_here import Here
 from core.recipe_text import a1111_text
 from core.studio import Studio
 from lora_catalog.catalog import Catalog
@@ -24,7 +29,7 @@ from lora_catalog.sources.folder import FolderSource
 from lora_catalog.sources.hub import HubSource
 from lora_catalog.store import LoraStore
 from lora_catalog.visitor import ANYONE
-from tests.core.recipes import lora, recipe
+from tests.core.recipes import lora, recipe, without_receipts
 from tests.hub import EmulatedHub, faults
 from tests.lora_catalog.conftest import SD3_ATTENTION, SDXL_ATTENTION, lora_bytes, write_bundled
 from tests.ui.fakes import FakeEngine
@@ -74,10 +79,12 @@ def test_every_form_of_one_recipe_says_the_same(studio: Studio, tmp_path: Path) 
     (tmp_path / "photo").write_bytes(picture_as(png, "webp"))
     link = permalink(made)
     for raw in (
-        {"image": str(tmp_path / "picture")}, {"image": str(tmp_path / "photo"), "text": None}, {"text": link},
-        {"text": f" https://weaver-loom.hf.space{link}\n"}, {"text": json.dumps(made.as_json(), indent=2)},
+        {"image": str(tmp_path / "picture")}, {"image": str(tmp_path / "photo"), "text": None},
+        {"text": json.dumps(made.as_json(), indent=2)},
     ):  # fmt: skip
         assert studio.read_recipe(raw, ANYONE) == (made, [])
+    for text in (link, f" https://weaver-loom.hf.space{link}\n"):
+        assert studio.read_recipe({"text": text}, ANYONE) == (without_receipts(made), [])
     again, _ = studio.read_recipe({"text": a1111_text(made)}, ANYONE)
     assert [one.ref for one in again.loras] == ["local:mine.safetensors"]
     assert read_recipe(again.as_json()) == again
@@ -115,7 +122,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(hub: EmulatedHub, studio: Stud
 
 def test_what_differs_between_machines_is_named(studio: Studio) -> None:
     plan = {"device": "cuda", "dtype": "bfloat16", "quantisation": "nf4", "batch": 2}
-    changed = {"plan": plan, "lossy": ["tiny-vae"], "init": {"sha256": "0", "strength": 0.5}}
+    changed = {"plan": plan, "lossy": ["tiny-vae"], "init": {"sha256": "0" * 64, "mask_sha256": None, "strength": 0.5}}
     raw = recipe("pocket-sd3", libraries={"torch": "1.0"}).as_json() | changed
     raw["model"] |= {"revision": "0" * 64, "accelerator": "weaver/fast"}
     found, told = read(studio, raw)
@@ -141,6 +148,41 @@ def test_a_model_that_is_not_known_gives_way_to_the_default_one(studio: Studio) 
     assert (found.model.key, found.width, found.seed, found.created_at) == ("pocket-sd3", 128, 7, raw["created_at"])
     assert "“weaver/fine-tune”" in told["model.key"]
     assert "1024" in told["width"]
+
+
+@pytest.mark.parametrize("torn", ['{"version": 1, "app": ', "/?recipe=eyJ%", "chatter"])
+def test_a_picture_with_a_torn_recipe_is_refused_as_a_picture(studio: Studio, tmp_path: Path, torn: str) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt(CHUNK, torn)
+    Image.new("RGB", (8, 8)).save(tmp_path / "torn.png", pnginfo=chunks)
+    with pytest.raises(BadRequest, match=r"^image carries a recipe that cannot be read") as refused:
+        studio.read_recipe({"image": str(tmp_path / "torn.png")}, ANYONE)
+    assert refused.value.field == "image"
+
+
+def on_a_gpu(key: str, **fields: Any) -> dict[str, str]:
+    """What differs on a machine that runs every model."""
+    catalog = Catalog([])
+    plan = Plan(device="cuda", dtype=BASE_MODELS[key].dtype, quantisation=fields.pop("quantisation", None))
+    found = Here(catalog, "cuda", lambda model: None).differences(recipe(key, plan=plan, **fields), ANYONE)
+    return {reason.field: reason.reason for reason in found}
+
+
+def test_a_model_of_the_hub_may_have_moved_on_since(hub: EmulatedHub) -> None:
+    assert "newest one" in on_a_gpu("sd1.5")["model.revision"]
+    pinned = BASE_MODELS["sd1.5"]
+    BASE_MODELS.learn(dataclasses.replace(pinned, key="weaver/tuned@c", revision="c" * 40))
+    BASE_MODELS.learn(dataclasses.replace(pinned, key="weaver/tuned@d", revision="d" * 40))
+    assert on_a_gpu("weaver/tuned@c") == {}
+    assert "“dddddddddddd”" in on_a_gpu("weaver/tuned@d")["model.revision"]
+    assert on_a_gpu("sd1.5", model=recipe("sd1.5").model.model_copy(update={"revision": None})) == {}
+
+
+def test_the_page_may_lay_a_model_out_in_another_way() -> None:
+    packed = PLANS["t5-nf4"].changes(BASE_MODELS["sd3-medium"])
+    told = on_a_gpu("sd3-medium", quantisation=packed)["plan.quantisation"]
+    assert packed in told
+    assert "may give other pixels" in told
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

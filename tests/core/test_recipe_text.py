@@ -100,7 +100,69 @@ def test_another_programs_text_fills_what_it_says_and_names_what_is_not_here() -
     told = "\n".join(f"{field}: {reason}" for field, reason in reasons)
     for named in ("“nobody's style”", "found by name: its hash", "Denoising strength: 0.4", "another program's"):
         assert named in told
-    assert "Schedule" not in told
+    assert "“euler” has no schedule type “Karras”" in told
+
+
+SCHEDULES = {
+    "DPM++ 2M, Schedule type: Karras": ("dpm++-2m-karras", False), "DPM++ 2M Karras": ("dpm++-2m-karras", False),
+    "DPM++ 2M, Schedule type: Automatic": ("dpm++-2m-karras", False), "DPM++ 2M": ("dpm++-2m", False),
+    "DPM++ 2M, Schedule type: Uniform": ("dpm++-2m", False), "Euler, Schedule type: Automatic": ("euler", False),
+    "DPM++ 2M, Schedule type: Exponential": ("dpm++-2m", True), "Euler a, Schedule type: x": ("euler-ancestral", True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("named", SCHEDULES)
+def test_a_sampler_and_its_schedule_type_are_read_together(named: str) -> None:
+    found, reasons = read(f"a cat\nSteps: 12, Sampler: {named}, Seed: 1, Model: pocket-sdxl")
+    assert (found.sampler, any("schedule type" in reason for _, reason in reasons)) == SCHEDULES[named]
+
+
+def test_civitais_own_list_of_loras_is_named_and_its_model() -> None:
+    listed = (
+        '[{"type":"checkpoint","modelVersionId":1,"modelName":"Juggernaut XL","modelVersionName":"v9"},'
+        '{"type":"lora","weight":0.7,"modelVersionId":2,"modelName":"Detail, more","modelVersionName":"v1"},'
+        '{"type":"lora","weight":0.4,"modelVersionId":3}]'
+    )
+    found, reasons = read(f"a cat\nSteps: 12, Seed: 3, Civitai resources: {listed}, Civitai metadata: {{}}")
+    assert (found.loras, found.seed) == ((), 3)
+    told = [reason for field, reason in reasons if field == "loras"]
+    assert ["Detail, more" in told[0], "version 3 of Civitai" in told[1], len(told)] == [True, True, 2]
+    assert "“Juggernaut XL”" in dict(reasons)["model.key"]
+    assert set(dict(reasons)) == {"model.key", "loras", "app"}
+
+
+TAGS = {
+    "pocket-sdxl-neon:0.5:lbw=OUTD": (0.5, None, "lbw=OUTD"), "pocket-sdxl-neon:0.5 dyn=16": (0.5, None, "dyn=16"),
+    "pocket-sdxl-neon:te=0.25:unet=0.5:lbw=1,0,0:stop=20": (0.5, 0.25, "lbw=1,0,0, stop=20"),
+    "pocket-sdxl-neon:0.25:0.5:16": (0.5, 0.25, "16"), "pocket-sdxl-neon:0.5:OUTD": (0.5, None, "OUTD"),
+    "pocket-sdxl-neon:te=much:unet=0.5": (0.5, 1.0, "te=much"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_what_a_tag_holds_beyond_ours_is_passed_over_by_name(tag: str) -> None:
+    weight, words, unread = TAGS[tag]
+    found, reasons = read(f"a cat <lora:{tag}>, sitting\nSteps: 5, Model: pocket-sdxl")
+    assert [(one.ref, one.weight, one.text_encoder) for one in found.loras] == [(NEON, weight, words)]
+    assert found.prompt == "a cat, sitting"
+    assert f"“{unread}”" in dict(reasons)["loras"]
+
+
+def test_weights_of_a_lora_that_is_tagged_twice_are_added() -> None:
+    tags = "<lora:pocket-sdxl-neon:0.5> <lora:pocket-sdxl-neon:0.25:0.3> <lora:bundled:pocket-sdxl-neon:0.1>"
+    found, _ = read(f"a cat {tags}, {tags} dog\nSteps: 5, Model: pocket-sdxl")
+    assert [(one.ref, one.weight, one.text_encoder) for one in found.loras] == [(NEON, 1.8, 1.7)]
+    hub, _ = read("a cat <lora:weaver/neon:0.5:lbw=x> <lora:weaver/neon:0.25:0.5>\nSteps: 5, Model: pocket-sdxl")
+    assert hub.prompt == "a cat <lora:weaver/neon:1 te=0.75>"
+
+
+def test_older_tags_of_loras_are_read_and_hypernetworks_named() -> None:
+    found, reasons = read(
+        "a cat <lyco:pocket-sdxl-neon:0.5>, <hypernet:mood:0.7> sitting\nSteps: 5, Model: pocket-sdxl"
+    )
+    assert [(one.ref, one.weight) for one in found.loras] == [(NEON, 0.5)]
+    assert found.prompt == "a cat, sitting"
+    assert "“mood” was left out" in dict(reasons)["loras"]
 
 
 def fetched_sha(ref: str) -> list[str]:
@@ -144,7 +206,10 @@ def test_a_lora_by_another_name_or_an_edited_weight_counts_as_edited() -> None:
 @given(st.text(max_size=300))
 @settings(deadline=None, max_examples=300)
 def test_whatever_text_comes_it_is_read_or_refused(text: str) -> None:
-    for given_text in (text, f"{text}\nSteps: 4, {text}", f"<lora:{text}>\nSteps: 4, Lora details: {text}"):
+    for given_text in (
+        text, f"{text}\nSteps: 4, {text}", f"<lora:{text}>\nSteps: 4, Lora details: {text}",
+        f"<lyco:x:1:{text}={text}>\nSteps: 4, Civitai resources: [{text}",
+    ):  # fmt: skip
         try:
             read(given_text)
         except (LoomError, CatalogError) as refused:
@@ -155,8 +220,10 @@ def test_whatever_text_comes_it_is_read_or_refused(text: str) -> None:
     "text",
     ["<lora:" * 40_000, " " * 200_000 + "\nSteps: 1", "a" * 200_000 + "\nSteps: 1", "Steps: 1," + "a" * 200_000,
      "Steps: 1, " + "b: c, " * 30_000, 'Steps: 1, x: "' + "\\" * 200_000, "<lora:a:1>" * 20_000 + "\nSteps: 1",
-     "Steps: 1, x: " + "{" * 200_000, "Steps: 1, Hashes: " + '{"a":' * 3_000, "?recipe=" + "A" * 1_000_000],
-    ids=["tags", "spaces", "prompt", "pair", "pairs", "quotes", "loras", "braces", "objects", "link"],
+     "Steps: 1, x: " + "{" * 200_000, "Steps: 1, x: " + "[" * 200_000, "<lora:x" + " a=1" * 3_000 + ">\nSteps: 1",
+     "<lora:x" + ":1" * 6_000 + ">\nSteps: 1", "<lora:x:1" + " " * 12_000 + ":>\nSteps: 1",
+     "Steps: 1, Hashes: " + '{"a":' * 3_000, "?recipe=" + "A" * 1_000_000],
+    ids=["tags", "spaces", "prompt", "pair", "pairs", "quotes", "loras", "braces", "brackets", "keys", "numbers", "blanks", "objects", "link"],
 )  # fmt: skip
 def test_long_texts_end_soon(text: str) -> None:
     """The suite's own time limit holds this one: what goes by the square of the length takes minutes."""

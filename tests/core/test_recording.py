@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from PIL import Image
 
 from core.errors import BadRequest
 from core.records.journal import Journal
+from core.records.recording import recorded
 from core.records.schema import Record
 from core.request import Consent
 from core.studio import Generated, Studio
 from lora_catalog.catalog import Catalog
 from lora_catalog.sources.bundled import BundledSource
 from lora_catalog.visitor import Visitor
+from tests.core.recipes import recipe
 from tests.ui.fakes import FakeEngine
 
 ANN, BOB = Visitor("ann"), Visitor("bob")
@@ -92,6 +95,40 @@ def test_a_recipe_is_drawn_again_with_a_consent_of_its_own(journal: Journal) -> 
     assert [json.loads(record.recipe)["seed"] for record in kept(journal)] == [7]
     with pytest.raises(BadRequest, match="consent must be"):
         draw(studio, recipe=recipe, consent="maybe")
+
+
+def too_large(db: sqlite3.Connection) -> None:
+    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100)
+
+
+def of_no_name(_: sqlite3.Connection) -> None:
+    raise sqlite3.OperationalError("a path and a secret")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (too_large, "Not recorded: the picture or its recipe is too large."),
+        (of_no_name, "Not recorded: a fault of LoRA Loom, which its log describes."),
+    ],
+)
+def test_whatever_keeps_a_picture_from_the_journal_does_not_cost_it(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[sqlite3.Connection], None], said: str
+) -> None:
+    write = journal._file.write
+    monkeypatch.setattr(journal._file, "write", lambda work: write(lambda db: (trouble(db), work(db))))
+    generated = draw(studio_with(journal))
+    assert len(generated.pictures) == 1
+    assert str(generated.recorded) == said
+
+
+def test_a_picture_too_odd_for_a_thumbnail_is_given_all_the_same(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept_of_it = recorded(journal, [b"no PNG"], [recipe("pocket-sd3")], "picture", "ann")
+    assert str(kept_of_it) == "Not recorded: a fault of LoRA Loom, which its log describes."
+    assert "cannot identify image" in caplog.text
+    assert kept(journal) == []
 
 
 def test_a_run_that_is_cancelled_leaves_no_record(journal: Journal) -> None:

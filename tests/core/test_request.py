@@ -64,7 +64,7 @@ def test_null_means_the_models_own_default() -> None:
         ({"model": "pocket-sdxl-lcm", "negative_prompt": "x"}, "negative_prompt", "left empty"),
         ({"model": "sdx"}, "model", "must be one of pocket-sd3"),
         ({"model": 3}, "model", "must be one of pocket-sd3"),
-        ({"sampler": "magic"}, "sampler", "must be flow-euler for pocket-sd3"),
+        ({"sampler": "magic"}, "sampler", "must be flow-euler or flow-heun for pocket-sd3"),
         ({"consent": "maybe"}, "consent", "'none', 'recipe' or 'picture'"),
         ({"visitor": "a/b"}, "visitor", "characters it cannot have"),
         ({"loras": "neon"}, "loras", "must be a list"),
@@ -95,7 +95,7 @@ def test_null_means_the_models_own_default() -> None:
         ({"total_strength": 0}, "total_strength", "above 0, at most 10"),
         ({"total_strength": 10.5}, "total_strength", "above 0, at most 10"),
         ({"total_strength": "1"}, "total_strength", "above 0, at most 10"),
-        ({"image": "x"}, "image", "not available yet"),
+        ({"image": "x"}, "image", "characters it cannot have"),
         ({"colour": "red"}, "colour", "not an input"),
     ],
 )  # fmt: skip

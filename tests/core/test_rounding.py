@@ -131,6 +131,15 @@ def test_factors_of_any_size_and_twice_the_same_do_no_harm(size: float) -> None:
     assert 0.95 < gain(given, weight, up, down) < 1.05
 
 
+@pytest.mark.parametrize("size", [1e-36, 1e-25, 1e25, 1e36])
+def test_factors_of_unlike_sizes_keep_their_effect_and_that_of_others(size: float) -> None:
+    weight, up, down = layer(torch.bfloat16, 0.003)
+    exact = weight + up @ down
+    half = RANK // 2
+    given = rounded(exact, torch.bfloat16, size * down[:half], down[half:])
+    assert 0.97 < gain(given, weight, up, down) < 1.03
+
+
 def test_a_blend_in_16_bits_keeps_its_effect_with_the_same_bits_in_any_order_and_from_any_state() -> None:
     weight, up, down = layer(torch.bfloat16, 0.003)
     linear = torch.nn.Linear(INPUTS, OUT, bias=False, dtype=torch.bfloat16).requires_grad_(False)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from core.base_models import BASE_MODELS
-from core.errors import LoraDoesNotFit, LoraRefused, ModelUnavailable
+from core.errors import Cancelled, LoraDoesNotFit, LoraRefused, ModelUnavailable
 from core.loading import load_pipeline
 from core.lora.blend import Blender, Ingredient
 from core.lora.changes import Change, LowRank, Whole
@@ -175,7 +175,33 @@ def test_nothing_is_saved_of_a_muted_blend_or_of_one_that_does_not_fit() -> None
 
 def test_what_half_precision_cannot_hold_is_refused() -> None:
     with pytest.raises(LoraRefused, match="float32"):
-        saved(part(1.0, out=LowRank(some(64, 2) * 1e6, some(2, 192))), dtype=torch.float16)
+        saved(part(1.0, out=Whole(some(64, 192) * 1e6)), dtype=torch.float16)
+
+
+def test_half_precision_holds_factors_of_unlike_sizes() -> None:
+    blend = part(1.0, out=LowRank(some(64, 2) * 1e-25, some(2, 192) * 1e25))
+    one, exact = saved(blend, dtype=torch.float16), sum_of(OUT, blend)
+    assert torch.allclose(matrix_of(one, OUT), exact, atol=2e-3 * float(exact.abs().max()))
+
+
+def test_only_what_had_more_rank_than_asked_for_is_cut() -> None:
+    blend = part(1.0, out=low_rank(64, 192, 4), conv=whole(192, 64, 0))
+    assert [saved(blend, rank=rank).cut for rank in (None, 64, 63, 3)] == [False, False, True, True]
+    assert saved(blend, rank=64).error < 1e-6
+
+
+def test_saving_can_be_stopped_between_layers() -> None:
+    asked: list[int] = []
+
+    def go_on() -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            raise Cancelled("Cancelled.")
+
+    blend = part(1.0, out=low_rank(64, 192, 2), q=low_rank(192, 192, 2), words=low_rank(128, 128, 2))
+    with pytest.raises(Cancelled):
+        one_lora([blend], "pocket-sd3", lambda layer: None, None, torch.float32, go_on)
+    assert len(asked) == 2
 
 
 SD3 = {Q: (192, 192), CONV: (192, 16, 2, 2), WORDS: (128, 128), WORDS_2: (192, 192)}

@@ -131,7 +131,7 @@ def from_cdn(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
     return file_part(asked, file.data, {"ETag": etag, "Content-Type": "binary/octet-stream"})
 
 
-_REPO = r"(?P<kind>models|datasets)/(?P<id>[^/]+/[^/]+)"
+_REPO = r"(?P<kind>models|datasets|spaces)/(?P<id>[^/]+/[^/]+)"
 READING: Sequence[tuple[str, str, Handler]] = (
     ("GET", r"/api/agent-harnesses", harnesses),
     ("GET", r"/api/whoami-v2", whoami),

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from tests.hub.answers import Refused, revision_not_found
 
-Kind = Literal["models", "datasets"]
+Kind = Literal["models", "datasets", "spaces"]
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".parquet", ".zip", ".png", ".jpg", ".webp")
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)

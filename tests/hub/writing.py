@@ -16,7 +16,7 @@ from tests.hub.reading import Handler, Parts, repo_of
 from tests.hub.repos import Kind, Repo, Shelf, StoredFile
 
 _SIGNED = "X-Amz-Signature=emulated"
-_KINDS: dict[str, Kind] = {"model": "models", "dataset": "datasets"}
+_KINDS: dict[str, Kind] = {"model": "models", "dataset": "datasets", "space": "spaces"}
 
 
 def create(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
@@ -31,12 +31,21 @@ def create(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
     if (kind, name) in shelf.repos:
         conflict = error(409, f"You already created this {kind[:-1]} repo: {name}")
         raise Refused(conflict.plus(body=json.dumps({"error": "You already created it", "url": address}).encode()))
+    if kind == "spaces" and "sdk" not in form:
+        raise Refused(error(400, "A Space needs an SDK"))
     private = form.get("private", form.get("visibility") == "private")
     shelf.repos[kind, name] = repo = Repo(kind, name, {}, [], private=private)
     repo.readers.add(str(asked.token))
     repo.writers.add(str(asked.token))
     repo.add({".gitattributes": b"*.parquet filter=lfs diff=lfs merge=lfs -text\n"})
     return as_json({"url": address, "name": name, "id": name})
+
+
+def variable(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
+    """A Space's environment variable; what it was set to stands in the requests."""
+    _written(shelf, asked, parts)
+    form = json.loads(asked.body)
+    return as_json({form["key"]: {"key": form["key"], "value": form["value"]}})
 
 
 def validate_yaml(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
@@ -68,7 +77,7 @@ def lfs_batch(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
         facts = {"oid": wanted["oid"], "size": wanted["size"]}
         if shelf.blob(wanted["oid"]) is None and wanted["oid"] not in shelf.uploads:
             href = f"{shelf.sites['cdn']}/repos/{wanted['oid']}?size={wanted['size']}&{_SIGNED}"
-            verify = f"{shelf.sites['hub']}/datasets/{quote(repo.id)}.git/info/lfs/objects/verify"
+            verify = f"{shelf.sites['hub']}/{repo.kind}/{quote(repo.id)}.git/info/lfs/objects/verify"
             facts["actions"] = {"upload": {"href": href}, "verify": {"href": verify}}
         objects.append(facts)
     return as_json({"transfer": "basic", "objects": objects})
@@ -116,7 +125,7 @@ def commit(shelf: Shelf, asked: Received, parts: Parts) -> Answer:
     card = files.get("README.md")
     repo.card = repo.card if card is None else _card(card.decode())
     sha = repo.add(files, branch=parts["rev"])
-    address = f"{shelf.sites['hub']}/datasets/{repo.id}/commit/{sha}"
+    address = f"{shelf.sites['hub']}/{repo.kind}/{repo.id}/commit/{sha}"
     return as_json({"success": True, "commitOid": sha, "commitUrl": address, "hookOutput": ""})
 
 
@@ -164,11 +173,12 @@ def _written(shelf: Shelf, asked: Received, parts: Parts) -> Repo:
     return repo
 
 
-_REPO = r"(?P<kind>models|datasets)/(?P<id>[^/]+/[^/]+)"
-_GIT = r"/(?P<kind>datasets)/(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects"
+_REPO = r"(?P<kind>models|datasets|spaces)/(?P<id>[^/]+/[^/]+)"
+_GIT = r"/(?P<kind>datasets|spaces)/(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects"
 WRITING: Sequence[tuple[str, str, Handler]] = (
     ("POST", r"/api/repos/create", create),
     ("POST", r"/api/validate-yaml", validate_yaml),
+    ("POST", rf"/api/{_REPO}/variables", variable),
     ("POST", rf"/api/{_REPO}/preupload/(?P<rev>[^/]+)", preupload),
     ("POST", rf"{_GIT}/batch", lfs_batch),
     ("POST", rf"{_GIT}/verify", lfs_verify),

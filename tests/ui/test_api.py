@@ -120,7 +120,7 @@ REFUSED = [
     ({"prompt": "x", "total_strength": 11}, "total_strength", "at most 10"),
     ({"prompt": "x", "loras": [{"ref": "bundled:pixel", "start": 0.6, "end": 0.4}]}, "loras[0]", "less than end"),
     ({"prompt": "x", "loras": [{"ref": "bundled:pixel", "blocks": {"mid": 1}}]}, "loras[0].blocks", "0 to 5"),
-    ({"prompt": "x", "strength": 0.5}, "strength", "left out"),
+    ({"prompt": "x", "strength": 0.5}, "strength", "must come together with image"),
     ({"prompt": "x", "image": {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}}, "image", "uploaded"),
     ({"prompt": "x", "image": {"path": "/etc/passwd"}}, "image", "uploaded"),
     ({"prompt": "x", "mask": 5}, "mask", "uploaded"),
@@ -203,5 +203,6 @@ def test_strangers_see_the_endpoints_and_no_event_of_the_page(client: Client) ->
     assert set(shown["named_endpoints"]) == {
         "/generate", "/models", "/search_loras", "/inspect_lora", "/inspect_blend", "/save_blend", "/upload_lora",
         "/history", "/star_record", "/delete_records", "/records_status", "/read_recipe", "/recipe_code",
+        "/compare_loras", "/compare_grid",
     }  # fmt: skip
     assert shown["unnamed_endpoints"] == {}

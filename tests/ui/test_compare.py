@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from core.compare.plan import plan_of_grid, plan_of_loras
 from core.compare.run import compare_grid, compare_loras
 from core.compare.sheet import CHUNK
+from core.errors import BadRequest
 from tests.conftest import Served
+from tests.core.test_compare import BASE, GROUND, REFUSED
 from tests.ui.conftest import Visit
 from tests.ui.fakes import FakeEngine
-from ui.compare import asked, axis_in
+from ui.compare import asked, axis_in, in_page_words
 
 PAIR = [{"ref": "bundled:pixel", "weight": 0.5}, {"ref": "bundled:sketch"}]
 STEPS = {"field": "steps", "values": [2, 3]}
@@ -98,12 +102,12 @@ def test_a_wrong_comparison_is_one_sentence_and_draws_nothing(
 # What the page sends --------------------------------------------------------------------------------------------------
 
 WRITTEN = [
-    ({"field": "weight", "lora": "bundled:pixel", "text": "-1, 0.5,  2,"}, [-1, 0.5, 2]),
-    ({"field": "steps", "text": "10,many"}, [10, "many"]),
-    ({"field": "prompt", "text": "red, dark blue"}, ["red", "dark blue"]),
-    ({"field": "prompt", "text": "red, round; blue"}, ["red, round", "blue"]),
-    ({"field": "lora", "chosen": ["bundled:pixel", "none"], "text": "ann/cats"}, ["bundled:pixel", "none", "ann/cats"]),
-    ({"field": "model", "chosen": ["pocket-sd3"], "text": ""}, ["pocket-sd3"]),
+    ({"field": "weight", "lora": "bundled:pixel", "written": ["-1", "0.5", "2"]}, [-1, 0.5, 2]),
+    ({"field": "steps", "written": ["10", "many"]}, [10, "many"]),
+    ({"field": "prompt", "written": ["1", "dark blue"]}, ["1", "dark blue"]),
+    ({"field": "lora", "chosen": ["bundled:pixel"], "written": ["ann/cats"]}, ["bundled:pixel", "ann/cats"]),
+    ({"field": "model", "chosen": ["pocket-sd3"], "written": []}, ["pocket-sd3"]),
+    ({"field": "seed", "chosen": 5, "written": [None, []]}, [None, []]),
 ]
 
 
@@ -128,7 +132,7 @@ def test_what_stands_at_a_models_default_follows_the_model_and_what_was_changed_
     raw, compare = asked(models, form)
     assert compare is compare_grid
     assert [raw[name] for name in ("steps", "guidance", "width", "height", "images")] == [None, 2.0, None, 192, None]
-    assert asked({"kind": "grid", "columns": {"field": "seed", "text": "1"}}, form)[0]["steps"] == 20
+    assert asked({"kind": "grid", "columns": {"field": "seed", "written": ["1"]}}, form)[0]["steps"] == 20
 
 
 @pytest.mark.parametrize("sent", [None, 5, [], {"kind": []}, {"kind": "grid", "columns": 5, "rows": {"chosen": 5}}])
@@ -136,6 +140,34 @@ def test_odd_values_are_left_for_the_schema(sent: Any) -> None:
     raw, compare = asked(sent, {"prompt": "x"})
     assert raw["prompt"] == "x"
     assert compare in (compare_grid, compare_loras)
+
+
+SAID = {
+    "columns.values must be a list": "Across needs 1 to 16 values",
+    "columns (weight of one)": "Across (weight of one): weight of LoRA 1 must be a number from -5 to 5.",
+    "columns.find, or else": "Across replaces its first words by each: they must be a part of the prompt",
+    "columns (steps) and rows": "Across (steps) and Down (model): guidance must be",
+    "rows must vary": "Down must vary something else than Across: steps already.",
+    "columns and rows must make": "Across and Down must make at most 64 pictures",
+}
+
+
+@pytest.mark.parametrize(("columns", "rows", "base", "said"), REFUSED, ids=[case[3][:50] for case in REFUSED])
+def test_the_page_says_what_is_wrong_in_its_own_words(
+    columns: object, rows: object, base: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        plan_of_grid(BASE | base, columns, rows, None, GROUND)
+    sentence = str(in_page_words(caught.value))
+    assert not re.search(r"\b(columns|rows)\b|\bloras\b", sentence)
+    for api, page in SAID.items():
+        assert page in sentence or not said.startswith(api)
+
+
+def test_a_strip_without_loras_sends_to_create() -> None:
+    with pytest.raises(BadRequest) as caught:
+        plan_of_loras(BASE | {"loras": []}, GROUND)
+    assert str(in_page_words(caught.value)).startswith("Pick LoRAs on Create first")
 
 
 # The tab --------------------------------------------------------------------------------------------------------------
@@ -180,7 +212,8 @@ def test_each_loras_part_is_shown_and_saved_as_one_picture(visit: Visit, tmp_pat
     compare(page)
     expect(cells(page)).to_have_count(6)
     expect(page.locator(".compare-found thead")).to_have_text("nonePixelSketch")
-    expect(cells(page).nth(3)).to_contain_text("the whole blend")
+    expect(cells(page).nth(3)).to_contain_text("the whole blend0.0% from bare")
+    expect(cells(page).nth(0)).to_have_text("no LoRA0.0% from the blend")  # and not from itself
     expect(page.locator("#compare-said")).to_contain_text("4 of 4 pictures")
     with page.expect_download() as download:
         page.locator("#compare-sheet").click()
@@ -222,6 +255,88 @@ def test_cells_stream_in_and_a_cancel_keeps_those_that_are_there(visit: Visit, e
     assert engine.cancelled.is_set()
     expect(page.locator("#compare-sheet")).to_be_visible()
     expect(cells(page)).to_have_count(1)
+    expect(page.locator(".compare-found .undrawn")).to_have_text("Not drawn")
+    expect(page.locator(".compare-found .waiting")).to_have_count(0)
+
+
+def test_a_cancel_before_the_first_picture_leaves_no_table(visit: Visit, engine: FakeEngine) -> None:
+    page = ready(visit(), steps=100)
+    grid(page, "seed", "1, 2")
+    engine.pause = 0.1
+    page.locator("#compare-button").click()
+    expect(page.locator(".compare-found .waiting")).to_have_count(2)
+    page.locator("#compare-cancel").click()
+    expect(page.locator("#compare-said")).to_contain_text("Cancelled.")
+    expect(page.locator(".compare-found")).to_be_hidden()
+
+
+def test_what_breaks_at_the_first_picture_leaves_no_table(visit: Visit) -> None:
+    page = ready(visit(), prompt="a bug, please")
+    grid(page, "seed", "1, 2")
+    page.locator("#compare-button").click()
+    expect(page.locator("#compare-said [role=alert]")).to_contain_text("Something broke on our side")
+    expect(page.locator(".compare-found")).to_be_hidden()
+
+
+def test_what_breaks_later_keeps_what_is_drawn(visit: Visit) -> None:
+    page = ready(visit(), prompt="a house")
+    grid(page, "prompt", "a house; a bug, please")
+    page.locator("#compare-button").click()
+    expect(page.locator("#compare-said [role=alert]")).to_contain_text("Something broke on our side")
+    expect(cells(page)).to_have_count(1)
+    expect(page.locator(".compare-found .undrawn")).to_have_count(1)
+
+
+READ = [
+    ("weight", "0.5, 1,-1.5", "Read as 0.5 · 1 · -1.5"),
+    ("weight", "0,5; 1", "Read as 0.5 · 1"),
+    ("weight", "0,5, 1", "Read as 0 · 5 · 1; with ; between values a comma is a decimal one"),
+    ("seed", "1,2", "Read as 1 · 2"),
+    ("prompt", "a house, round; a cat", "Read as a house, round · a cat"),
+    ("prompt", "", ""),
+]
+
+
+def test_values_are_shown_as_they_are_read(visit: Visit) -> None:
+    page = ready(visit(), "Pixel")
+    for field, text, read in READ:
+        grid(page, field, text)
+        expect(page.locator(".axis .read")).to_have_text(read)
+
+
+def test_what_is_shown_as_read_is_what_is_drawn(visit: Visit) -> None:
+    page = ready(visit(), "Pixel")
+    grid(page, "weight", "0,5; 1")
+    compare(page)
+    expect(page.locator(".compare-found thead")).to_have_text("no LoRA0.51")
+
+
+def test_the_pictures_are_drawn_as_create_says(visit: Visit, engine: FakeEngine, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "begun.png")
+    page = visit()
+    page.locator("#sampler input").click()
+    page.get_by_role("option", name="Heun").click()
+    page.locator("#over").get_by_role("button").first.click()
+    page.locator("#over-choose + input, #over-choose input, #over input[type=file]").first.set_input_files(
+        tmp_path / "begun.png"
+    )
+    expect(page.locator("#strength")).to_be_visible()
+    before = len(engine.jobs)
+    grid(ready(page, steps=4), "seed", "1, 2")
+    expect(page.locator(".taken")).to_contain_text("over its picture")
+    compare(page)
+    asked_for = [(job.request.sampler, job.over is not None) for job in engine.jobs[before:]]
+    assert asked_for == [("flow-heun", True)] * 2
+
+
+def test_a_table_is_small_however_large_its_pictures_are(visit: Visit) -> None:
+    page = ready(visit())
+    grid(page, "seed", "1, 2")
+    compare(page)
+    expect(cells(page)).to_have_count(2)
+    looks = page.locator(".compare-found img").evaluate_all("all => all.map((one) => one.getAttribute('src'))")
+    assert [look.startswith("data:") for look in looks] == [False, False]
+    page.wait_for_function("[...document.querySelectorAll('.compare-found img')].every((one) => one.naturalWidth > 0)")
 
 
 def test_a_closed_page_stops_its_comparison(visit: Visit, engine: FakeEngine) -> None:
@@ -256,7 +371,7 @@ def test_loras_can_take_each_others_place(visit: Visit) -> None:
 
 def test_what_cannot_be_compared_is_said(visit: Visit) -> None:
     page = ready(visit())
-    for values, sentence in (("2, many", "steps must be a whole number"), ("", "columns.values must be a list")):
+    for values, sentence in (("2, many", "steps must be a whole number"), ("", "Across needs 1 to 16 values")):
         grid(page, "steps", values)
         page.locator("#compare-button").click()
         expect(page.locator("#compare-said [role=alert]")).to_contain_text(sentence)

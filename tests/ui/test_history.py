@@ -25,6 +25,7 @@ from tests.conftest import Serve, Served
 from tests.core.recipes import lora, recipe
 from tests.ui.conftest import WORDS, Visit
 from tests.ui.fakes import FakeEngine
+from ui.record_files import RecordFiles
 
 HOSTILE = "<img src=x onerror=alert(1)>{{constructor}}</script><script>alert(3)</script>"
 AT_ONCE = 60  # cards of a page
@@ -336,6 +337,34 @@ def test_whatever_is_sent_is_answered_with_one_sentence(
     (error,) = asked(name, what).values()
     assert said in error
     assert error.count("\n") == 0
+
+
+def test_the_files_of_a_deleted_picture_are_served_no_more(
+    two_kept: Page, studio: Served, asked: Callable[..., dict[str, Any]]
+) -> None:
+    own = visitor_of(two_kept)
+    (house, circle) = [{"visitor": own, "id": each["id"]} for each in asked("records", {"visitor": own})["records"]]
+
+    def shown(record: dict[str, str]) -> list[str]:
+        opened, saved = asked("picture", record), asked("save", record | {"ending": "jpg"})
+        return [f"{studio.url}/{answer['address'].removeprefix('./')}" for answer in (opened, saved)]
+
+    def served(addresses: list[str]) -> list[bool]:
+        return [httpx.get(address).is_success for address in addresses]
+
+    gone, stay = shown(circle), shown(house)
+    asked("erase", {"visitor": "mallory", "ids": [house["id"], circle["id"]]})
+    assert served(gone + stay) == [True] * 4
+    assert asked("erase", {"visitor": own, "ids": [circle["id"]]}) == {"deleted": 1}
+    assert served(gone + stay) == [False, False, True, True]
+
+
+def test_of_many_records_the_files_shown_longest_ago_go(tmp_path: Path) -> None:
+    files, of = [tmp_path / name for name in "abc"], RecordFiles(most=2)
+    for file in files:
+        file.touch()
+        of.add("ann", file.name, file)
+    assert [file.exists() for file in files] == [False, True, True]
 
 
 def test_a_record_of_another_visitor_is_nobodys(two_kept: Page, asked: Callable[..., dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from core.request import request_from
 from lora_catalog.card import LoraCard
 from lora_catalog.errors import UnknownRef
 from lora_catalog.search import SearchFamily
+from tests.core.recipes import lora, recipe
 from ui.about import about_html
 from ui.blend_rows import blend_rows, loras_in, refitted, shown
 from ui.form import raw_request
@@ -21,6 +22,7 @@ from ui.loras import FAMILIES
 from ui.messages import sentence_for
 from ui.runs import Pace, Runs
 from ui.stage import Stage
+from ui.take_away import take_away_html
 from ui.words import PocketWords, examples_html, words_html
 
 PIXEL = Raster(1, 1, b"\x00\x80\xff")
@@ -168,6 +170,15 @@ def test_a_stage_without_figures_says_what_it_does() -> None:
     stage = Stage(images=1)
     stage.follow(Progress("Loading Pocket SD3"))
     assert "Loading Pocket SD3 …" in stage.drawing()
+
+
+def test_a_recipe_that_is_too_long_for_a_link_says_so_instead() -> None:
+    blocks = {f"in.{number}": 0.123456789 for number in range(300)}
+    loras = tuple(lora(f"bundled:style-{number}", blocks=blocks) for number in range(12))
+    assert 'href="?recipe=' in take_away_html(recipe(loras=loras[:1]), {})
+    long = take_away_html(recipe(loras=loras), {})
+    assert "href" not in long
+    assert "too long for a link" in long
 
 
 def test_whatever_others_wrote_is_escaped() -> None:

@@ -11,7 +11,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from core.base_models import BASE_MODELS
+from core.fine_tunes import FineTune
+from core.recipe import permalink
 from tests.conftest import Served
+from tests.core.recipes import recipe
 from tests.ui.conftest import Visit
 from tests.ui.fakes import FakeEngine
 
@@ -202,3 +206,19 @@ def test_code_and_link_are_copied_by_a_click(visit: Visit) -> None:
     page.locator(".take-away summary", has_text="As Python").click()
     page.locator(".take-away details[open] button").click()
     assert "gradio_client" in page.evaluate("navigator.clipboard.readText()")
+
+
+def test_a_recipe_of_a_fine_tune_brings_its_model_into_the_form(
+    visit: Visit, server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = FineTune(
+        repo="painter/oils", commit="c" * 40, base="sdxl", variant=None, t5=False, unused=(), gated=False, licence="mit"
+    )
+    monkeypatch.setattr(BASE_MODELS, "_all", {**BASE_MODELS, found.entry().key: found.entry()})
+    page = visit()
+    page.goto(server.url + permalink(recipe(found.entry().key, steps=12)))
+    expect(page.locator("#model input")).to_have_value("painter/oils · not on this machine")
+    expect(page.locator("#steps input[type=number]")).to_have_value("12")
+    expect(page.locator("#model-note")).to_contain_text("painter/oils needs a GPU")
+    page.locator("#generate").click()
+    expect(page.locator("#notice")).to_contain_text("painter/oils needs a GPU")

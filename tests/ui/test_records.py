@@ -110,6 +110,14 @@ def test_the_page_keeps_what_the_visitor_chose_and_says_so(
     assert [each["picture"] for each in history(client, visitor=visitor)] == pictures
 
 
+def test_a_choice_to_keep_less_outlives_a_reload(studio: Served, open_page: Visit) -> None:
+    page = open_page(studio.url)
+    page.locator("#consent").get_by_text("Nothing", exact=True).click()
+    expect(page.locator("#consent input:checked")).to_have_value("none")
+    page.reload()
+    expect(page.locator("#consent input:checked")).to_have_value("none")
+
+
 def test_the_page_says_why_a_picture_is_not_recorded(
     serve: Serve, loras: Path, open_page: Visit, tmp_path: Path
 ) -> None:
@@ -118,4 +126,6 @@ def test_the_page_says_why_a_picture_is_not_recorded(
     page = open_page(broken.url)
     page.locator("#generate").click()
     expect(page.locator("#stage .said")).to_contain_text("Not recorded: its folder cannot be made.")
+    gallery, _ = Client(broken.url, verbose=False).predict(prompt="a cat", seed=3, api_name="/generate")
+    assert gallery[0]["caption"] == "seed 3 · Not recorded: its folder cannot be made."
     expect(page.locator("#gallery img").first).to_be_visible()

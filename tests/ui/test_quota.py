@@ -1,0 +1,48 @@
+"""Where GPU time is a visitor's quota, the page says beside Generate how much of it the picture takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from core.request import GenerationRequest
+from tests.conftest import Serve
+from tests.ui.fakes import FakeEngine
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+
+class MeteredEngine(FakeEngine):
+    """A second of quota for each step of each picture."""
+
+    def seconds(self, request: GenerationRequest) -> int:
+        return request.steps * request.images
+
+
+@pytest.fixture
+def page(browser: Browser, serve: Serve, tmp_path: Path) -> Page:
+    page = browser.new_page()
+    page.goto(serve(MeteredEngine(), tmp_path).url)
+    return page
+
+
+def test_the_line_follows_what_decides_on_the_time(page: Page) -> None:
+    from playwright.sync_api import expect
+
+    expect(page.locator("#quota")).to_have_text("About 20 s of your GPU quota.")
+    page.locator("#images input[type=number]").fill("3")
+    page.locator("#images input[type=number]").press("Tab")
+    expect(page.locator("#quota")).to_have_text("About 60 s of your GPU quota.")
+
+
+def test_without_a_quota_there_is_no_line(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    page = browser.new_page()
+    page.goto(serve(FakeEngine(), tmp_path).url)
+    expect(page.locator("#generate")).to_be_visible()
+    assert re.search("quota", page.content()) is None
