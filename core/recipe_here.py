@@ -112,10 +112,9 @@ class Here:
         if not plans_making(entry, device, plan.quantisation or ""):
             said["plan.quantisation"] = (plan.quantisation, "none of it")
         elif plan.quantisation:
-            laid_out = (
-                f"It was drawn with {quoted(plan.quantisation)}: Generate lays {entry.title} out as memory allows"
-            )
-            yield Unreproducible("plan.quantisation", f"{laid_out} now, which may give other pixels.")
+            packed = f"It was drawn with {quoted(plan.quantisation)}"
+            now = f"Generate lays {entry.title} out as memory allows now, which may give other pixels."
+            yield Unreproducible("plan.quantisation", f"{packed}: {now}")
         ours = libraries_here()
         said |= {f"libraries.{name}": (theirs, ours.get(name, theirs)) for name, theirs in recipe.libraries.items()}
         for name, (theirs, here) in said.items():

@@ -225,6 +225,8 @@ def _keep(db: sqlite3.Connection, records: Sequence[Record], for_dataset: bool, 
 def _mend(db: sqlite3.Connection) -> None:
     """Makes the table of words anew from the records."""
     ((made,),) = db.execute("SELECT sql FROM sqlite_master WHERE name = 'words'").fetchall()
+    # FTS5 opens no table whose first two blocks are damaged, not even to drop it: here as in an empty one.
+    db.execute("REPLACE INTO words_data VALUES (1, x''), (10, x'00000000000000')")
     db.execute("DROP TABLE words")
     db.execute(made)
     for n, *record in db.execute("SELECT n, visitor, starred, prompt, loras FROM records"):

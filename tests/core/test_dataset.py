@@ -198,7 +198,8 @@ def test_the_card_waits_for_its_time_as_any_commit(
     sync = sync_of(journal, hub, tmp_path, clock, per_hour=1)
     Pace(journal, clock, 0, 1).note()
     journal.keep([record(1)])
-    assert (sync.turn(), commits(hub)) == (pytest.approx(3600), 0)
+    assert sync.turn() == pytest.approx(3600)
+    assert commits(hub) == 0
     turns(sync, clock)
     assert (rows(hub), commits(hub)) == (once(range(1, 2)), 2)
     sync.close()

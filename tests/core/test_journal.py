@@ -319,8 +319,8 @@ def test_several_threads_keep_and_look_at_once(journal: Journal) -> None:
 
 
 DAMAGED = {
-    "its structure": "UPDATE words_data SET block = x'ff' WHERE id = 10",
-    "its leaves": "UPDATE words_data SET block = zeroblob(length(block)) WHERE id > 10",
+    "its structure": "DELETE FROM words_data WHERE id = 10",
+    "its leaves": "DELETE FROM words_data WHERE id > 10",
 }
 
 

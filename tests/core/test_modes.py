@@ -298,5 +298,5 @@ def test_the_scripts_of_a_recipe_say_which_picture_they_need(studio: Studio, sta
     compile(code["python"], "script", "exec")
     for name, path in (("image", start), ("mask", mask)):
         assert f'{name}=handle_file("{name}.png"),  # the file whose sha256 is {sha256(path)}' in code["python"]
-    assert "strength=0.9," in code["python"]
+    assert '"strength": 0.9' in code["python"]
     assert "drawn over a picture, which this script leaves out" in code["diffusers"]

@@ -162,20 +162,19 @@ def test_a_picture_with_a_torn_recipe_is_refused_as_a_picture(studio: Studio, tm
 
 def on_a_gpu(key: str, **fields: Any) -> dict[str, str]:
     """What differs on a machine that runs every model."""
-    catalog = Catalog([])
     plan = Plan(device="cuda", dtype=BASE_MODELS[key].dtype, quantisation=fields.pop("quantisation", None))
-    found = Here(catalog, "cuda", lambda model: None).differences(recipe(key, plan=plan, **fields), ANYONE)
+    found = Here(Catalog([]), "cuda", lambda model: None).differences(recipe(key, plan=plan, **fields), ANYONE)
     return {reason.field: reason.reason for reason in found}
 
 
-def test_a_model_of_the_hub_may_have_moved_on_since(hub: EmulatedHub) -> None:
+def test_a_model_of_the_hub_may_have_moved_on_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BASE_MODELS, "_all", BASE_MODELS._all)  # put back behind it
     assert "newest one" in on_a_gpu("sd1.5")["model.revision"]
     pinned = BASE_MODELS["sd1.5"]
     BASE_MODELS.learn(dataclasses.replace(pinned, key="weaver/tuned@c", revision="c" * 40))
     BASE_MODELS.learn(dataclasses.replace(pinned, key="weaver/tuned@d", revision="d" * 40))
     assert on_a_gpu("weaver/tuned@c") == {}
     assert "“dddddddddddd”" in on_a_gpu("weaver/tuned@d")["model.revision"]
-    assert on_a_gpu("sd1.5", model=recipe("sd1.5").model.model_copy(update={"revision": None})) == {}
 
 
 def test_the_page_may_lay_a_model_out_in_another_way() -> None:

@@ -223,7 +223,8 @@ def test_whatever_text_comes_it_is_read_or_refused(text: str) -> None:
      "Steps: 1, x: " + "{" * 200_000, "Steps: 1, x: " + "[" * 200_000, "<lora:x" + " a=1" * 3_000 + ">\nSteps: 1",
      "<lora:x" + ":1" * 6_000 + ">\nSteps: 1", "<lora:x:1" + " " * 12_000 + ":>\nSteps: 1",
      "Steps: 1, Hashes: " + '{"a":' * 3_000, "?recipe=" + "A" * 1_000_000],
-    ids=["tags", "spaces", "prompt", "pair", "pairs", "quotes", "loras", "braces", "brackets", "keys", "numbers", "blanks", "objects", "link"],
+    ids=["tags", "spaces", "prompt", "pair", "pairs", "quotes", "loras", "braces", "brackets", "keys", "numbers",
+         "blanks", "objects", "link"],
 )  # fmt: skip
 def test_long_texts_end_soon(text: str) -> None:
     """The suite's own time limit holds this one: what goes by the square of the length takes minutes."""

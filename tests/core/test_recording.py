@@ -22,7 +22,7 @@ from core.studio import Generated, Studio
 from lora_catalog.catalog import Catalog
 from lora_catalog.sources.bundled import BundledSource
 from lora_catalog.visitor import Visitor
-from tests.core.recipes import recipe
+from tests.core import recipes
 from tests.ui.fakes import FakeEngine
 
 ANN, BOB = Visitor("ann"), Visitor("bob")
@@ -97,11 +97,12 @@ def test_a_recipe_is_drawn_again_with_a_consent_of_its_own(journal: Journal) -> 
         draw(studio, recipe=recipe, consent="maybe")
 
 
-def too_large(db: sqlite3.Connection) -> None:
+def too_large(db: sqlite3.Connection) -> object:
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100)
+    return None
 
 
-def of_no_name(_: sqlite3.Connection) -> None:
+def of_no_name(_: sqlite3.Connection) -> object:
     raise sqlite3.OperationalError("a path and a secret")
 
 
@@ -113,10 +114,10 @@ def of_no_name(_: sqlite3.Connection) -> None:
     ],
 )
 def test_whatever_keeps_a_picture_from_the_journal_does_not_cost_it(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[sqlite3.Connection], None], said: str
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[sqlite3.Connection], object], said: str
 ) -> None:
     write = journal._file.write
-    monkeypatch.setattr(journal._file, "write", lambda work: write(lambda db: (trouble(db), work(db))))
+    monkeypatch.setattr(journal._file, "write", lambda work: write(lambda db: trouble(db) or work(db)))
     generated = draw(studio_with(journal))
     assert len(generated.pictures) == 1
     assert str(generated.recorded) == said
@@ -125,7 +126,7 @@ def test_whatever_keeps_a_picture_from_the_journal_does_not_cost_it(
 def test_a_picture_too_odd_for_a_thumbnail_is_given_all_the_same(
     journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept_of_it = recorded(journal, [b"no PNG"], [recipe("pocket-sd3")], "picture", "ann")
+    kept_of_it = recorded(journal, [b"no PNG"], [recipes.recipe("pocket-sd3")], "picture", "ann")
     assert str(kept_of_it) == "Not recorded: a fault of LoRA Loom, which its log describes."
     assert "cannot identify image" in caplog.text
     assert kept(journal) == []
