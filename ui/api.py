@@ -41,11 +41,7 @@ _GENERATE: dict[str, Any] = {
     "sampler": _TEXT, "total_strength": _NUMBER, "allow_partial": _FLAG, "image": _FILE, "mask": _FILE,
     "strength": _NUMBER, "consent": _TEXT, "visitor": _TEXT, "recipe": _OBJECT,
 }  # fmt: skip
-_COMPARE: dict[str, Any] = {
-    name: schema
-    for name, schema in _GENERATE.items()
-    if schema != _FILE and name not in ("images", "strength", "recipe")
-}
+_COMPARE: dict[str, Any] = {name: schema for name, schema in _GENERATE.items() if name not in ("images", "recipe")}
 _GRID: dict[str, Any] = _COMPARE | {"columns": _OBJECT, "rows": _OBJECT, "baseline": _FLAG}
 _SEARCH: dict[str, Any] = {
     "query": _TEXT, "family": _TEXT, "sort": _TEXT, "licence": _TEXT, "nsfw": _FLAG, "limit": _WHOLE, "cursor": _TEXT,

@@ -275,7 +275,7 @@ def _progress(standing: Standing) -> str:
     if standing.ended:
         kept = f"Cancelled; {standing.done} of {standing.pictures} pictures are kept." if standing.cancelled else ""
         whole = f"{len(standing.drawn)} of {standing.pictures} pictures, seed {standing.plan.base.seed}."
-        return _said(kept or whole, ABOUT)
+        return _said(f"{kept or whole} {standing.recorded}", ABOUT)
     at = min(standing.done + 1, standing.pictures)
     progress = standing.progress
     counted = progress.unit == "steps" and progress.total > 0

@@ -13,6 +13,7 @@ from core.compare.plan import Cell, Heading, Plan, plan_of_grid, plan_of_loras
 from core.errors import BadRequest, Cancelled, LoomError
 from core.messages import Progress, StopFlag
 from core.pictures import with_pictures
+from core.records.recording import Recorded
 from core.request import LARGEST_SEED
 from core.studio import Generated, Studio
 from lora_catalog.errors import CatalogError
@@ -46,6 +47,13 @@ class Standing:
         """Pictures of the whole plan; the table may show one at several places."""
         return len({cell.key for cell in self.plan.cells})
 
+    @property
+    def recorded(self) -> str:
+        """What is kept of the pictures, in words; empty before there is one."""
+        kept = [drawn.recorded for drawn in self.drawn.values()]
+        why_not = next((each.why_not for each in kept if each.why_not), "")
+        return str(Recorded(kept[0].consent, len(kept), why_not)) if kept else ""
+
     def difference(self, cell: Cell, other: str | None) -> float | None:
         """In percent; None where one of the two is not there or they differ in size."""
         return None if other is None else self.differences.get((cell.key, other))
@@ -68,7 +76,7 @@ class Standing:
             "kind": self.plan.kind, "prompt": base.prompt, "model": base.model, "seed": base.seed,
             "columns": _heading(self.plan.columns), "rows": _heading(self.plan.rows), "about": ABOUT,
             "cells": [self._row(cell, order.get(cell.key)) for cell in self.plan.cells],
-            "ended": self.ended, "cancelled": self.cancelled,
+            "ended": self.ended, "cancelled": self.cancelled, "recorded": self.recorded,
         }  # fmt: skip
 
     def _row(self, cell: Cell, picture: int | None) -> dict[str, Any]:

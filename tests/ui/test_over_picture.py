@@ -152,12 +152,26 @@ def test_clients_draw_over_uploads_and_make_it_again_from_the_recipe(
         client.predict(recipe=recipe, api_name="/generate")
 
 
+def test_a_comparison_is_drawn_over_an_upload_and_keeps_what_its_visitor_chose(
+    server: Served, engine: FakeEngine, picture: Path
+) -> None:
+    client, jobs = Client(server.url, verbose=False), len(engine.jobs)
+    _, table, _ = client.predict(
+        prompt="a cat", image=handle_file(picture), strength=0.5, consent="none",
+        columns={"field": "steps", "values": [10, 12]}, api_name="/compare_grid",
+    )  # fmt: skip
+    assert [job.request.image for job in engine.jobs[jobs:]] == [sha256(picture)] * 2
+    assert table["recorded"] == "Nothing of them is kept here."
+
+
 def test_a_path_of_the_server_is_never_opened(server: Served, engine: FakeEngine, picture: Path) -> None:
     client = Client(server.url, verbose=False)
     jobs = len(engine.jobs)
     for name in ("image", "mask"):
         with pytest.raises(Exception, match=f"{name} must be uploaded here first"):
             client.predict(prompt="a cat", **{name: {"path": str(picture)}}, api_name="/generate")
+        with pytest.raises(Exception, match=f"{name} must be uploaded here first"):
+            client.predict(prompt="a cat", **{name: {"path": str(picture)}}, api_name="/compare_loras")
     assert len(engine.jobs) == jobs
 
 
