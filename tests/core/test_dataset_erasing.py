@@ -118,8 +118,13 @@ def test_what_is_deleted_before_it_is_sent_never_reaches_the_hub(
 
 
 def folder_holds(folder: Path, number: int) -> bool:
-    files = [*(folder / "sealed").glob("*.parquet")]
-    return any(ids(range(number, number + 1))[0] in pq.read_table(file)["id"].to_pylist() for file in files)
+    for file in (folder / "sealed").glob("*.parquet"):
+        try:
+            if ids(range(number, number + 1))[0] in pq.read_table(file)["id"].to_pylist():
+                return True
+        except FileNotFoundError:
+            continue  # dropped this moment by a sync in its own thread
+    return False
 
 
 @pytest.mark.parametrize("fault", [faults.cut(None), faults.status(401), faults.too_many("3000")])
