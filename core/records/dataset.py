@@ -11,14 +11,15 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin
 
 import httpx2
 from huggingface_hub import is_offline_mode
-from huggingface_hub.utils import build_hf_headers, parse_ratelimit_headers
+from huggingface_hub.utils import build_hf_headers
+
+from lora_catalog.hub.api import asked_to_wait, origin_of
 
 BRANCH = "main"
 CARD = "README.md"
@@ -27,7 +28,6 @@ _SLOWEST = 60.0  # seconds for a whole answer
 _SLOWEST_FILE = 300.0
 _LARGEST = 64_000_000  # bytes of an answer that is no file
 _MOST_REDIRECTS = 3
-_UNSAID_WAIT = 60.0  # seconds, where 429 does not say how long
 _LFS = {"Accept": "application/vnd.git-lfs+json", "Content-Type": "application/vnd.git-lfs+json"}
 
 
@@ -183,7 +183,7 @@ class HubDataset:
             raise HubRefuses("HF_HUB_OFFLINE is set on this server")
         address = urljoin(self._endpoint, address)
         for _ in range(_MOST_REDIRECTS + 1):
-            home = _origin(address) == _origin(self._endpoint)
+            home = origin_of(address) == origin_of(self._endpoint)
             if not (home or storage or method == "GET"):
                 raise HubFault("the Hub sends us elsewhere")
             own = build_hf_headers(token=self._token if home else False, headers=dict(headers or {}))
@@ -204,7 +204,7 @@ class HubDataset:
     def _fault(self, answer: httpx2.Response, storage: bool) -> HubFault:
         status = answer.status_code
         if status == 429 or "retry-after" in answer.headers:
-            return HubFault("the Hub asks to wait", _asked_to_wait(answer.headers))
+            return HubFault("the Hub asks to wait", asked_to_wait(answer.headers))
         if status == 401 and answer.headers.get("x-error-code") != "RepoNotFound":
             return HubRefuses("the Hub does not accept the token: give another as HF_TOKEN")
         if status == 402 or (status == 403 and not storage):
@@ -223,23 +223,6 @@ def _bounded(answer: httpx2.Response, until: float, largest: int | None) -> Iter
         if time.monotonic() > until or (largest is not None and count > largest):
             raise HubFault("the Hub's answer does not end")
         yield chunk
-
-
-def _asked_to_wait(headers: httpx2.Headers) -> float:
-    """Seconds, from `Retry-After` (seconds or a date, RFC 9110) or the newer `RateLimit`."""
-    said = headers.get("retry-after", "")
-    if said.isdecimal():
-        return float(said)
-    try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except (ValueError, OverflowError, TypeError):
-        limit = parse_ratelimit_headers(headers)
-        return _UNSAID_WAIT if limit is None else float(limit.reset_in_seconds)
-
-
-def _origin(address: str) -> tuple[str, str]:
-    parts = urlsplit(address)
-    return parts.scheme, parts.netloc
 
 
 def _senseless() -> HubFault:

@@ -219,7 +219,7 @@ class HubApi:
         """The fault that this response means, with what it asks of later requests noted."""
         if response.status_code != 429 and "retry-after" not in response.headers:
             return HubUnreachable(f"it answers with error {response.status_code}")
-        busy = HubBusy(min(MOST_WAIT, _asked_to_wait(response.headers)))
+        busy = HubBusy(min(MOST_WAIT, asked_to_wait(response.headers)))
         self._silent[kind] = (time.monotonic() + busy.seconds, busy)
         return busy
 
@@ -236,7 +236,7 @@ class HubApi:
     ) -> Iterator[httpx2.Response]:
         own, foreign = (build_hf_headers(token=given or False, headers=dict(headers)) for given in (token, None))
         for _ in range(MOST_REDIRECTS):
-            at_home = _origin(address) == _origin(self.endpoint)
+            at_home = origin_of(address) == origin_of(self.endpoint)
             if not at_home and not self._trusted(address):
                 raise SentElsewhere(name, urlsplit(address).hostname or "nowhere")
             with get_session().stream(
@@ -343,7 +343,7 @@ def _whole_size(response: httpx2.Response, file: str) -> int:
     return int(said)
 
 
-def _asked_to_wait(headers: httpx2.Headers) -> float:
+def asked_to_wait(headers: httpx2.Headers) -> float:
     """Seconds, from `Retry-After` (seconds or a date, RFC 9110) or the newer `RateLimit`; a minute where unreadable."""
     said = headers.get("retry-after", "")
     if said.isdecimal():
@@ -355,7 +355,8 @@ def _asked_to_wait(headers: httpx2.Headers) -> float:
         return 60.0 if limit is None else float(limit.reset_in_seconds)
 
 
-def _origin(address: str) -> tuple[str, str]:
+def origin_of(address: str) -> tuple[str, str]:
+    """Scheme and host with its port: a token goes to its own origin only."""
     parts = urlsplit(address)
     return parts.scheme, parts.netloc
 
