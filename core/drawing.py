@@ -130,7 +130,7 @@ class Easel:
             clear = clearing.cleared(latents)
             emit(Progress("Drawing", index * steps + number // sampler.order + 1, request.images * steps))
             if 0 < number < passes - 1 and (number + 1) % every == 0:
-                emit(Preview(index, self._looks.of(clear)))
+                emit(Preview(index, looks.of(clear)))
             course.before((number + 1) // sampler.order)
             return values | {"latents": latents}
 
@@ -139,7 +139,7 @@ class Easel:
         course.before(0)
         self.pipeline.scheduler = scheduler_for(request.sampler, self._published)
         mode = mode_for(self.pipeline, request, over)
-        clearing = Clearing(request.sampler, self.pipeline.scheduler)
+        looks, clearing = self._looks, Clearing(request.sampler, self.pipeline.scheduler)
         latents = mode.pipeline(
             prompt=request.prompt,
             num_inference_steps=request.steps,
@@ -154,7 +154,7 @@ class Easel:
 
     @cached_property
     def _looks(self) -> Looks:
-        return Looks(self.pipeline.vae)
+        return Looks(self.pipeline.vae, self.device)
 
     def _family_inputs(self, request: GenerationRequest) -> dict[str, Any]:
         inputs: dict[str, Any] = {}

@@ -14,6 +14,7 @@ from core.engine import LocalEngine, in_words
 from core.errors import Cancelled, LoomError, ModelUnavailable, NoGpu
 from core.messages import Done, Failed, Job, Message, Progress, StopFlag
 from core.request import GenerationRequest
+from core.samplers import SAMPLERS
 from lora_catalog.card import Family
 
 # TFLOP of one forward of the denoiser at the family's own size (`_SIDE`, else 1024 px), computed from its shapes:
@@ -113,7 +114,7 @@ def seconds_of(job: Job) -> int:
 
 def _seconds(request: GenerationRequest) -> int:
     entry = request.entry
-    forwards = request.steps * (2 if request.guidance > 1 else 1)
+    forwards = SAMPLERS[request.sampler].passes(request.steps_run) * (2 if request.guidance > 1 else 1)
     step = max(_STEP, _forward(entry, request.width * request.height) / _SPEED)
     decode = _DECODE * request.width * request.height / 1024**2 / _SPEED
     return math.ceil(_MARGIN * (_START + request.images * (_READ / _SPEED + forwards * step + decode)))

@@ -57,9 +57,15 @@ def gated(entry: BaseModel) -> str:
 
 
 def best_model(machine: Machine) -> str:
-    """The first real model of the table that runs here, in order of preference; `pocket-sd3` where none does."""
+    """The first real model of the table that runs here, in order of preference; `pocket-sd3` where none does.
+
+    One that would move its layers to the device at every step comes behind all that need not: on a small GPU the
+    largest model is slow, and fills the CPU's memory too.
+    """
     wishes = ("sd3.5-large-turbo", "sd3.5-large", "sd3.5-medium", "sd3-medium", "sdxl-lcm", "ssd-1b-lcm", "sd1.5-lcm")
-    return next((key for key in wishes if machine.why_not(BASE_MODELS[key]) is None), "pocket-sd3")
+    running = [key for key in wishes if machine.why_not(BASE_MODELS[key]) is None]
+    at_speed = [key for key in running if machine.plan_of(BASE_MODELS[key]).rest != "layers"]
+    return next(iter([*at_speed, *running]), "pocket-sd3")
 
 
 def survey(has_token: bool, on_zero_gpu: bool, plan: str | None = None) -> Machine:

@@ -105,7 +105,12 @@ def _read(name: str, file: object) -> tuple[str, Image.Image]:
         raise BadRequest(name, f"{name} must have at most {MOST_PIXELS // 10**6} megapixels.") from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError):
         raise BadRequest(name, f"{name} must be a whole PNG, JPEG or WebP picture.") from None
-    return hashlib.sha256(data).hexdigest(), upright
+    return hashlib.sha256(data).hexdigest(), _in_eight_bits(upright)
+
+
+def _in_eight_bits(picture: Image.Image) -> Image.Image:
+    """Pillow cuts 16-bit greys off at 255, which makes nearly all of them white."""
+    return picture.point(lambda value: value / 256).convert("L") if picture.mode.startswith("I") else picture
 
 
 def _opaque(picture: Image.Image, ground: str) -> Image.Image:

@@ -20,8 +20,10 @@ class Looks:
     a fine-tune's own VAE is met as it is. (That a few channels carry the colours almost linearly is known since
     https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204.)"""
 
-    def __init__(self, vae: Any) -> None:
-        pixels = _colours().to(next(vae.parameters()))
+    def __init__(self, vae: Any, device: str) -> None:
+        """`device` is where the VAE works, which need not be where it rests. It drives out what an offloading plan has
+        there: before a run, never within one."""
+        pixels = _colours().to(device, vae.dtype)
         latents = vae.encode(pixels).latent_dist.mean.float()
         scaled = (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
         cells = torch.nn.functional.adaptive_avg_pool2d(pixels.float(), scaled.shape[-2:])
@@ -47,6 +49,7 @@ class Clearing:
         self._form, self._scheduler = SAMPLERS[sampler].latents, scheduler
         if self._form == "renoised":
             self._listen()
+        self._sigmas: list[float] | None = None
         self._before: tuple[float, torch.Tensor] | None = None
         self._last: tuple[float, torch.Tensor] | None = None
 
@@ -54,7 +57,9 @@ class Clearing:
         """To be asked behind every step."""
         if self._form == "renoised":
             return self._told
-        sigma = float(self._scheduler.sigmas[self._scheduler.step_index])
+        if self._sigmas is None:
+            self._sigmas = self._scheduler.sigmas.tolist()  # once: to ask a GPU at every step is to wait for it
+        sigma = self._sigmas[self._scheduler.step_index]
         # DPM++ and UniPC keep the variance: their latents are the others' over sqrt(1 + sigma²)
         straight = latents * (1 + sigma**2) ** 0.5 if self._form == "vp" else latents
         if self._last is not None and self._last[0] != sigma:  # a second order asks twice at one sigma

@@ -159,7 +159,8 @@ class Unfit(ValueError):
 def _within(name: str, value: float, allowed: tuple[float, float], entry: BaseModel) -> None:
     low, high = allowed
     if not low <= value <= high:
-        raise Unfit(name, f"{name} must be from {low:g} to {high:g} for {entry.key}{_not(value)}.")
+        range_ = f"from {low:g} to {high:g}" if low < high else f"{low:g}"
+        raise Unfit(name, f"{name} must be {range_} for {entry.key}{_not(value)}.")
 
 
 def _not(value: float) -> str:

@@ -29,7 +29,7 @@ class Quota:
             return
         deciding: Mapping[str, Any] = {
             "model": form.model, "width": form.width, "height": form.height, "steps": form.steps,
-            "guidance": form.guidance, "images": form.images,
+            "guidance": form.guidance, "images": form.images, "sampler": form.sampler,
         }  # fmt: skip
         gr.on(
             [component.change for component in deciding.values()],

@@ -240,4 +240,6 @@ def test_more_steps_pictures_pixels_and_guidance_ask_for_more_time() -> None:
     assert seconds("sd3.5-large", images=2) > 1.5 * least
     assert seconds("sd3.5-large", width=1536) > least
     assert seconds("sd3.5-large", guidance=1.0) < least
+    assert seconds("sd3.5-large", sampler="flow-heun") > 1.5 * least  # it asks the denoiser twice a step
+    assert seconds("sd3.5-large", image="0" * 64, strength=0.25) < least  # and here a quarter of the steps is run
     assert seconds("sd3.5-large-turbo") < 15 < least < 60  # a visitor without an account has minutes a day

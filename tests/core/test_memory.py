@@ -9,7 +9,7 @@ import torch
 
 from core.base_models import BASE_MODELS
 from core.errors import ModelUnavailable
-from core.machine import Machine
+from core.machine import Machine, best_model
 from core.memory import FULL, PLANS, needs, plan_for, plans_for, smaller_than
 from core.parts import PARTS, Part
 from tests.core.published import PUBLISHED
@@ -116,3 +116,23 @@ def test_a_recipe_chooses_among_the_plans_that_draw_its_pixels_where_one_of_them
     assert roomy.plan_of(LARGE, "vae:tiled").name == "tiled"
     assert roomy.plan_of(LARGE, "text_encoder_3:fp8") is FULL  # nothing here makes that
     assert tight.plan_of(LARGE, nf4).name == "group-offload"
+
+
+@pytest.mark.parametrize(
+    ("machine", "chosen"),
+    [
+        (Machine("cuda", 48.0, has_token=True), "sd3.5-large-turbo"),
+        (Machine("cuda", 15.0, has_token=True), "sd3.5-large-turbo"),
+        (Machine("cuda", 10.0, has_token=True), "sd3.5-medium"),
+        (Machine("cuda", 7.5, has_token=True), "sdxl-lcm"),
+        (Machine("cuda", 3.5, has_token=True), "ssd-1b-lcm"),
+        (Machine("cuda", 1.8, has_token=True, plan="group-offload"), "sd3.5-large-turbo"),
+        (Machine("cuda", 7.5), "sdxl-lcm"),
+        (Machine("cuda", None, has_token=True), "sd3.5-large-turbo"),  # ZeroGPU
+        (Machine("cuda", None), "sdxl-lcm"),
+        (Machine("mps", 21.0, has_token=True), "sd3.5-medium"),
+        (Machine("cpu"), "pocket-sd3"),
+    ],
+)
+def test_a_start_without_a_model_takes_the_best_that_need_not_move_every_layer(machine: Machine, chosen: str) -> None:
+    assert best_model(machine) == chosen

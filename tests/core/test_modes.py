@@ -193,6 +193,16 @@ def test_a_telephones_picture_is_turned_upright(file_of: Files) -> None:
     assert canvas.picture.size == (40, 80)
 
 
+def test_a_picture_and_a_mask_of_16_bits_keep_their_greys(file_of: Files) -> None:
+    rows = np.repeat(np.linspace(0, 65535, 64).astype(np.uint16)[None], 64, axis=0)
+    given = {"image": file_of(Image.fromarray(rows)), "mask": file_of(Image.fromarray(rows), "mask.png")}
+    _, canvas = with_pictures(given)
+    assert isinstance(canvas, Canvas)
+    assert canvas.mask is not None
+    for seen in (canvas.picture.convert("L"), canvas.mask):
+        assert np.abs(np.asarray(seen).astype(int) - rows // 257).max() <= 1
+
+
 def bomb(tmp_path: Path) -> str:
     side = int(MOST_PIXELS**0.5) + 1
     Image.new("1", (side, side)).save(tmp_path / "bomb.png")

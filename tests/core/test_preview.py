@@ -12,6 +12,7 @@ from PIL import Image
 
 from core.base_models import BASE_MODELS
 from core.drawing import PREVIEWS, Easel
+from core.memory import PLANS
 from core.messages import Job, Message, Preview, Raster
 from core.request import request_from
 
@@ -44,6 +45,23 @@ def test_looks_come_to_be_the_picture_without_its_noise(easels: dict[str, Easel]
     gaps = [float(np.abs(small(look.raster) - small(picture)).mean()) for look in looks]
     assert max(gaps) < 50
     assert gaps[len(gaps) // 2] < 25  # of 255, half-way: latents with their noise are 60 and more away
+
+
+def test_what_colours_look_like_is_learnt_before_the_denoiser_begins() -> None:
+    """Where parts are offloaded, the VAE would drive the denoiser out between two steps."""
+    easel, order = Easel(BASE_MODELS["pocket-sd3"], "cpu"), []
+    easel.pipeline.vae.encoder.register_forward_pre_hook(lambda *_: order.append("vae"))
+    easel.pipeline.transformer.register_forward_pre_hook(lambda *_: order.append("denoiser"))
+    assert run(easel, steps=4)[0]
+    assert order[:2] == ["vae", "denoiser"]
+    assert order.count("vae") == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: what rests elsewhere must be moved there")
+@pytest.mark.parametrize("plan", ["full", "encoders-off", "model-offload", "group-offload"])
+def test_looks_come_wherever_the_parts_rest(plan: str) -> None:
+    easel = Easel(BASE_MODELS["pocket-sd3"], "cuda", PLANS[plan])
+    assert run(easel, steps=4)[0]
 
 
 def test_nothing_is_decoded_for_a_look(easels: dict[str, Easel], monkeypatch: pytest.MonkeyPatch) -> None:
