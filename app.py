@@ -287,7 +287,11 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
         journal, settings.log_dataset, settings.data_dir / "sealed", environ.get("HF_ENDPOINT") or HUB_ENDPOINT, token,
         httpx2.Client(timeout=TIMEOUT),
     )  # fmt: skip
-    page = build_page(studio, words, runs, visitors, largest_upload=largest_upload, hosts=hosts, sync=sync)
+    page = build_page(
+        studio, words, runs, visitors, largest_upload=largest_upload, hosts=hosts, sync=sync,
+        # As Gradio tells a Space; README.md asks the Hub for the rest.
+        sign_in=environ.get("SYSTEM") == "spaces" and bool(environ.get("OAUTH_CLIENT_ID")),
+    )  # fmt: skip
     return page, runs, journal, sync, warm_up
 
 

@@ -2,6 +2,7 @@
 // dom.js. Painted is what shall be drawn anew; `paint` of the value is that, white on black, as a PNG.
 const root = element.querySelector(".begun");
 let shown = null;
+let wipe = () => {}; // takes the strokes off the picture that is shown
 
 const brush = { size: 48, erasing: false }; // in px of the page
 
@@ -62,14 +63,11 @@ const canvasOver = (image) => {
     tell(mask);
   };
   ["pointerup", "pointercancel"].forEach((name) => seen.addEventListener(name, end));
-  const clear = () => {
-    contexts.forEach((drawing) => drawing.clearRect(0, 0, seen.width, seen.height));
-    props.value = { ...props.value, paint: null };
-  };
-  return { seen, clear };
+  wipe = () => contexts.forEach((drawing) => drawing.clearRect(0, 0, seen.width, seen.height));
+  return seen;
 };
 
-const tools = (clear) => {
+const tools = () => {
   const line = make("div", "tools");
   const size = make("input");
   Object.assign(size, { type: "range", min: 8, max: 128, step: 4, value: brush.size });
@@ -81,14 +79,20 @@ const tools = (clear) => {
     rubber.setAttribute("aria-pressed", brush.erasing);
   });
   rubber.setAttribute("aria-pressed", false);
-  line.append(make("span", "hint", "Brush"), size, rubber, button("chip", "Clear", "Take all paint away", clear));
+  line.append(make("span", "hint", "Brush"), size, rubber, button("chip", "Clear", "Take all paint away", () => {
+    props.value = { ...props.value, paint: null };
+    wipe();
+  }));
   return line;
 };
 
 const draw = () => {
   const look = props.value?.look ?? null;
-  if (look === shown) return; // a stroke of our own
-  shown = look;
+  if (look === shown) {
+    if (!props.value?.paint) wipe(); // the same picture chosen again, without a stroke; else a stroke of our own
+    return;
+  }
+  [shown, wipe] = [look, () => {}];
   brush.erasing = false;
   root.replaceChildren();
   if (look === null) return;
@@ -96,11 +100,11 @@ const draw = () => {
   image.alt = "The picture to draw over";
   image.addEventListener("load", () => {
     if (shown !== look) return;
-    const { seen, clear } = canvasOver(image);
+    const seen = canvasOver(image);
     const easel = make("div", "easel");
     easel.append(image, seen);
     root.replaceChildren(
-      make("p", "hint", "Paint over what shall be drawn anew. Paint nothing, and all of it is."), easel, tools(clear),
+      make("p", "hint", "Paint over what shall be drawn anew. Paint nothing, and all of it is."), easel, tools(),
     );
   });
   image.src = look;

@@ -24,6 +24,7 @@ from ui.open_recipe import ON_LOAD
 from ui.previews import preview_route
 from ui.recall import CREATE, Recall
 from ui.runs import Runs
+from ui.sign_in import sign_in_button
 from ui.theme import css, js, theme
 from ui.visitors import Visitors
 from ui.words import PocketWords
@@ -102,14 +103,17 @@ def build_page(
     largest_upload: int = LARGEST_FILE,
     hosts: Sequence[str] = (),
     sync: Sync | None = None,
+    sign_in: bool = False,
 ) -> Page:
     """The whole interface. `largest_upload` is in bytes; `hosts` are the names it answers to (none: all); `sync` sends
-    the records to a dataset, if anything does."""
+    the records to a dataset, if anything does; `sign_in` where visitors can, with Hugging Face."""
     sync = sync or NoSync(studio.journal)
     options: dict[str, Any] = {"analytics_enabled": False, "delete_cache": (3600, CACHE_SECONDS)}
     page = Page(studio.catalog, largest_upload, hosts, title="LoRA Loom", **options)
     with page:
         gr.HTML(_HEADER, apply_default_css=False, elem_id="header")
+        if sign_in:
+            sign_in_button(page)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Create", id=CREATE, elem_id="create-tab"):
                 create = CreateTab(studio, runs, words, visitors, sync.repo)

@@ -9,6 +9,7 @@ import gradio as gr
 
 from core.errors import BadRequest
 from lora_catalog.visitor import Visitor
+from ui.sign_in import signed_in_token
 
 LONGEST_ID = 200  # letters
 _ID = re.compile(rf"[!-~]{{1,{LONGEST_ID}}}")
@@ -25,8 +26,8 @@ class Visitors:
     def of(self, request: gr.Request, own_id: object = None, own_token: object = None) -> Visitor:
         """The visitor of that id, or of this session where none is given. Raises BadRequest for an odd id.
 
-        The token is their own, as typed on the page or as gradio_client sends it (`Client(…, token=…)`), else the lent
-        one.
+        The token is their own, as typed on the page, as gradio_client sends it (`Client(…, token=…)`) or as they signed
+        in with, else the lent one.
         """
         if own_id not in (None, "") and not (isinstance(own_id, str) and _ID.fullmatch(own_id)):
             raise BadRequest(
@@ -34,7 +35,8 @@ class Visitors:
             )
         said = request.headers.get("x-hf-authorization", "")
         sent = said.removeprefix(_BEARER) if said.startswith(_BEARER) else ""
-        token = next((text for text in (own_token, sent) if isinstance(text, str) and _TOKEN.fullmatch(text)), None)
+        own = (own_token, sent, signed_in_token(request))
+        token = next((text for text in own if isinstance(text, str) and _TOKEN.fullmatch(text)), None)
         return Visitor(
             str(own_id or request.session_hash or ""),
             token or self.lent_token,

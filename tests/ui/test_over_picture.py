@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from core.errors import BadRequest
 from core.messages import Job
@@ -98,6 +98,53 @@ def test_what_is_painted_is_the_mask_and_clearing_takes_it_away(
     page.locator("#over-remove").click()
     expect(page.locator("#over-paint canvas")).to_have_count(0)
     assert drawn(page, engine).request.image is None
+
+
+def painted(page: Page) -> int:
+    """Pixels with paint that the visitor sees."""
+    count = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 === 3 && v).length"
+    return int(page.locator("#over-paint canvas").evaluate(count))
+
+
+def test_another_picture_and_the_same_one_again_come_without_paint(
+    server: Served, engine: FakeEngine, open_page: Visit, picture: Path, tmp_path: Path
+) -> None:
+    page = open_page(server.url)
+    choose(page, picture)
+    Image.new("RGB", (200, 300), (30, 200, 30)).save(tmp_path / "other.png")
+    for chosen in (picture, tmp_path / "other.png"):
+        stroke(page)
+        assert painted(page) > 0
+        with page.expect_file_chooser() as choosing:
+            page.locator("#over-choose").click()
+        choosing.value.set_files(chosen)
+        page.wait_for_function("""() => {
+            const canvas = document.querySelector("#over-paint canvas");
+            const data = canvas?.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+            return data?.every((value) => value === 0);
+        }""")
+        assert drawn(page, engine).request.mask is None
+
+
+def test_a_finger_paints_too_and_does_not_scroll_the_page(
+    server: Served, engine: FakeEngine, browser: Browser, picture: Path
+) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(server.url)
+    choose(page, picture)
+    canvas = page.locator("#over-paint canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    before, devtools = page.evaluate("scrollY"), context.new_cdp_session(page)
+    for kind, y in (("touchStart", 0.3), ("touchMove", 0.5), ("touchMove", 0.7), ("touchEnd", None)):
+        points = [] if y is None else [{"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] * y}]
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert painted(page) > 0
+    assert page.evaluate("scrollY") == before
+    assert drawn(page, engine).request.mask is not None
+    context.close()
 
 
 def test_a_finished_picture_is_taken_as_the_start_of_the_next(
