@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from core.base_models import BASE_MODELS
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -23,6 +27,7 @@ ROOT = Path(__file__).resolve().parent
 # Of what git tracks, what a Space does not run.
 LEFT_OUT = ("tests/*", "training/*", "bench/*", ".ci/*", ".github/*", "requirements-dev.txt", "deploy.py")
 MESSAGE = "Deploy LoRA Loom"
+DEFAULT = "sdxl-lcm"  # what a Space without a token of its own begins with
 
 
 class NotDeployed(Exception):
@@ -59,10 +64,15 @@ def deploy(api: HfApi, space: str, root: Path, *, hardware: str, private: bool, 
         )  # fmt: skip
         for name, value in variables.items():
             api.add_space_variable(space, name, value)
-        api.upload_folder(
-            repo_id=space, repo_type="space", folder_path=root, commit_message=MESSAGE,
-            allow_patterns=[_literally(name) for name in files], delete_patterns="*",
-        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            for name in files:
+                (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root / name, Path(folder) / name)
+            readme = Path(folder) / "README.md"
+            readme.write_text(without_others(readme.read_text(encoding="utf-8"), variables), encoding="utf-8")
+            api.upload_folder(
+                repo_id=space, repo_type="space", folder_path=folder, commit_message=MESSAGE, delete_patterns="*"
+            )
     except HfHubHTTPError as error:
         raise NotDeployed(_said(error.response.status_code, space)) from error
     except httpx2.HTTPError as error:
@@ -70,9 +80,15 @@ def deploy(api: HfApi, space: str, root: Path, *, hardware: str, private: bool, 
     return f"{api.endpoint}/spaces/{space}"
 
 
-def _literally(name: str) -> str:
-    """A pattern that means this file alone."""
-    return re.sub(r"([*?\[])", r"[\1]", name)
+def without_others(readme: str, variables: Mapping[str, str]) -> str:
+    """README.md for a Space with these variables: another model than the one whose files its front matter has put into
+    the Space's image finds none there, so that the image need not hold 7 GB for nothing."""
+    key = variables.get("LOOM_MODEL", DEFAULT)
+    repo = BASE_MODELS[key].repo if key in BASE_MODELS else key
+    preloaded = re.search(r"^(models|preload_from_hub):\n(?: .*\n)+", readme, re.MULTILINE)
+    if preloaded is None or repo in preloaded[0]:
+        return readme
+    return re.sub(r"^(models|preload_from_hub):\n(?: .*\n)+", "", readme, flags=re.MULTILINE)
 
 
 def _said(status: int, space: str) -> str:

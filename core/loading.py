@@ -77,6 +77,13 @@ def load_pipeline(
         )  # fmt: skip
     except OSError as error:
         raise ModelUnavailable(f"{entry.title} could not be loaded: its files on this machine are torn.") from error
+    except (RuntimeError, ValueError) as error:
+        if "ignore_mismatched_sizes" not in str(error):  # what both libraries advise, and nobody else says
+            raise
+        raise ModelUnavailable(
+            f"{entry.title} could not be loaded: its weights are of other sizes than its config.json says; choose "
+            "another model."
+        ) from error
     pipeline.set_progress_bar_config(disable=True)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):

@@ -67,7 +67,9 @@ class Clearing:
         self._last = (sigma, straight)
         if self._before is None:
             return latents
-        return straight - sigma * (straight - self._before[1]) / (sigma - self._before[0])
+        before, there = self._before
+        line: torch.Tensor = straight - sigma * (straight - there) / (sigma - before)
+        return line
 
     def _listen(self) -> None:
         step = self._scheduler.step

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, RepoCard, SpaceHardware
 
 import deploy
+from core.base_models import BASE_MODELS
+from core.machine import Machine, best_model
+from core.parts import PARTS
 from tests.hub import EmulatedHub
 
 SPACE = "ann/loom"
@@ -106,3 +110,31 @@ def test_the_projects_own_space_has_all_that_its_app_reads() -> None:
     sent = set(deploy.tracked(deploy.ROOT))
     assert {"app.py", "README.md", "requirements.txt", "models/pocket/files.json", "ui/loom.css"} <= sent
     assert not any(name.startswith(("tests/", "training/", "bench/")) for name in sent)
+
+
+def front_matter(readme: str) -> dict[str, Any]:
+    data: Any = RepoCard(readme).data
+    return dict(data.to_dict())
+
+
+def test_the_front_matter_is_what_the_hub_reads_and_preloads_what_the_app_begins_with() -> None:
+    front = front_matter((deploy.ROOT / "README.md").read_text(encoding="utf-8"))
+    assert (front["sdk"], front["python_version"], front["suggested_hardware"]) == ("gradio", "3.12", "zero-a10g")
+    assert SpaceHardware(front["suggested_hardware"])
+    entry = BASE_MODELS[best_model(Machine("cuda"))]  # ZeroGPU, without a token
+    assert entry.key == deploy.DEFAULT
+    (preloaded,) = front["preload_from_hub"]
+    repo, files = preloaded.split()
+    assert repo == entry.repo
+    weights = [name for name in files.split(",") if name.endswith(".safetensors")]
+    assert {name.split("/")[0] for name in weights} == set(PARTS[entry.family])
+    assert all(f".{entry.variant}." in name for name in weights)
+
+
+def test_a_space_for_another_model_has_nothing_preloaded() -> None:
+    readme = (deploy.ROOT / "README.md").read_text(encoding="utf-8")
+    assert deploy.without_others(readme, {}) == deploy.without_others(readme, {"LOOM_MODEL": "sdxl"}) == readme
+    for other in ("sd3.5-large-turbo", "ann/tune"):
+        front = front_matter(deploy.without_others(readme, {"LOOM_MODEL": other}))
+        assert not {"models", "preload_from_hub"} & front.keys()
+        assert front["hf_oauth"] is True

@@ -36,7 +36,7 @@ def test_the_list_of_models_carries_what_each_says_beside_a_control() -> None:
 def test_what_a_mode_does_not_use_is_refused_and_what_it_narrows_has_its_range_told() -> None:
     with pytest.raises(BadRequest, match="negative_prompt must be left empty"):
         request_from({"prompt": "a cat", "negative_prompt": "fog", "guidance": 2}, "pocket-sdxl-lcm")
-    with pytest.raises(BadRequest, match="guidance must be 1 for sdxl-turbo, not 1.5"):
+    with pytest.raises(BadRequest, match=r"guidance must be 1 for sdxl-turbo, not 1\.5"):
         request_from({"prompt": "a cat", "guidance": 1.5}, "sdxl-turbo")
 
 

@@ -169,3 +169,14 @@ def test_a_file_that_is_torn_on_this_disk_is_told(models: EmulatedHub, small: di
     torn = next(Path(load_pipeline(SDXL).name_or_path).glob("unet/*.safetensors"))
     torn.resolve().write_bytes(b"torn")
     assert "files on this machine are torn" in refused(SDXL)
+
+
+@pytest.mark.parametrize(("part", "field", "size"), [("text_encoder", "hidden_size", 256), ("unet", "in_channels", 9)])
+def test_weights_that_are_not_what_their_config_says_are_told(
+    models: EmulatedHub, small: dict[str, dict[str, bytes]], part: str, field: str, size: int
+) -> None:
+    """A fine-tune's repo may say anything."""
+    config = f"{part}/config.json"
+    said = json.dumps(json.loads(small[SDXL.pipeline][config]) | {field: size}).encode()
+    models.add_repo(SDXL.repo, small[SDXL.pipeline] | {config: said})
+    assert "its weights are of other sizes than its config.json says" in refused(SDXL)

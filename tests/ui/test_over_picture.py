@@ -102,8 +102,8 @@ def test_what_is_painted_is_the_mask_and_clearing_takes_it_away(
 
 def painted(page: Page) -> int:
     """Pixels with paint that the visitor sees."""
-    count = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 === 3 && v).length"
-    return int(page.locator("#over-paint canvas").evaluate(count))
+    data = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
+    return int(page.locator("#over-paint canvas").evaluate(f"{data}.filter((value, i) => i % 4 === 3 && value).length"))
 
 
 def test_another_picture_and_the_same_one_again_come_without_paint(
