@@ -140,16 +140,20 @@ class Easel:
         self.pipeline.scheduler = scheduler_for(request.sampler, self._published)
         mode = mode_for(self.pipeline, request, over)
         looks, clearing = self._looks, Clearing(request.sampler, self.pipeline.scheduler)
-        latents = mode.pipeline(
-            prompt=request.prompt,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
-            generator=torch.Generator("cpu").manual_seed(request.seed + index),
-            output_type="latent",
-            callback_on_step_end=on_step,
-            **mode.inputs,
-            **self._family_inputs(request),
-        ).images
+        try:
+            latents = mode.pipeline(
+                prompt=request.prompt,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance,
+                generator=torch.Generator("cpu").manual_seed(request.seed + index),
+                output_type="latent",
+                callback_on_step_end=on_step,
+                **mode.inputs,
+                **self._family_inputs(request),
+            ).images
+        except BaseException:
+            self.pipeline.maybe_free_model_hooks()  # at its own end only, it sends parts back to where a plan rests them
+            raise
         return mode.whole(self._decoded(latents))
 
     @cached_property

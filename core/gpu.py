@@ -143,6 +143,8 @@ def _translated(error: Exception) -> LoomError:
     title, text = str(getattr(error, "title", "")), str(getattr(error, "message", ""))
     if title == "ZeroGPU worker error" and text == "GPU task aborted":
         return NoGpu(_ABORTED)
+    if text.startswith("No GPU was available"):  # of a visitor without an account, spaces says that as of a quota
+        title = "ZeroGPU queue timeout"
     if title not in _SAID:
         return in_words(error)
     left = re.search(r"\((\d+)s requested vs\. (\d+)s left\)", text)

@@ -10,6 +10,7 @@ from typing import Literal
 from core.base_models import BaseModel
 from core.errors import ModelUnavailable
 from core.parts import PARTS, Part
+from lora_catalog.card import Family
 
 Packing = Literal["int8", "nf4"]
 Rest = Literal["device", "encoders", "parts", "layers"]
@@ -22,6 +23,7 @@ _WIDTHS = MappingProxyType({"float16": 2, "bfloat16": 2, "float32": 4})
 # full size), and bytes per pixel that a step takes with guidance.
 _DECODING = 1280
 _STEP = 600
+_TILE: Mapping[Family, int] = MappingProxyType({"sd1": 256, "sd2": 384, "pocket-sd3": 64, "pocket-sdxl": 64})  # px; 512
 _LAYERS = 1_000_000_000  # bytes that group offload keeps on the device: the largest layer, and the next one beside it
 
 
@@ -109,7 +111,7 @@ def needs(entry: BaseModel, plan: MemoryPlan) -> int:
         parts.pop(T5, None)
     width = _WIDTHS[entry.dtype]
     vae = parts.pop("vae").numbers * _vae_width(entry)
-    side = entry.side // 2 if plan.tiled else entry.side
+    side = min(entry.side, _TILE.get(entry.family, 512)) if plan.tiled else entry.side
     decoding = side**2 * _DECODING * _vae_width(entry)
     step = entry.side**2 * _STEP
     denoiser, *encoders = (bytes_of(part, width, plan.packing_of(name)) for name, part in parts.items())

@@ -207,6 +207,7 @@ class Told(Exception):
     ("ZeroGPU quota exceeded", "Space app has reached its GPU limit. ", "try again later."),
     ("ZeroGPU illegal duration", "The requested GPU duration (400s) is larger", "fewer pictures or steps"),
     ("ZeroGPU queue timeout", "No GPU was available after 60s. <a>", "within a minute"),
+    ("ZeroGPU quota exceeded", "No GPU was available after 60s. Try re-running outside of examples", "within a minute"),
     ("ZeroGPU client error", "Expired ZeroGPU proxy token", "reload the page"),
     ("ZeroGPU pending credits exceeded", "You have too many", "at once"),
     ("ZeroGPU worker error", "GPU task aborted", "taken away"),

@@ -15,6 +15,7 @@ from transformers import T5Config, T5EncoderModel
 
 from core.base_models import BASE_MODELS, BaseModel
 from core.drawing import Easel
+from core.errors import Cancelled
 from core.loading import _components, denoiser_of, load_pipeline
 from core.lora.quantised import kind_of
 from core.memory import FULL, PLANS, MemoryPlan, bytes_of, plans_for
@@ -123,6 +124,27 @@ def test_encoders_go_back_to_rest_when_the_denoiser_begins(with_t5: BaseModel) -
     pipeline(prompt="a cat", num_inference_steps=1, width=64, height=64, output_type="latent", guidance_scale=1.0)
     assert moves[-3:] == ["text_encoder_3 to cpu:0", "text_encoder_3 to cpu", "denoiser"]
     assert not hasattr(pipeline.vae, "_hf_hook")
+
+
+@pytest.mark.usefixtures("random_pocket")
+def test_a_picture_that_is_cancelled_leaves_no_part_on_the_device(
+    with_t5: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one's text encoders would find the denoiser there, and no room."""
+    easel = Easel(with_t5, "cpu", PLANS["model-offload"])
+    kind, moves = type(easel.pipeline.transformer), []
+    move = kind.to
+
+    def moved(part: Any, *args: Any, **options: Any) -> Any:
+        moves.append(str(args[0]))
+        return move(part, *args, **options)
+
+    monkeypatch.setattr(kind, "to", moved)
+    request = request_from({"prompt": "a cat", "steps": 4, "seed": 7, "width": 64, "height": 64}, with_t5.key)
+    with pytest.raises(Cancelled):
+        easel.draw(request, easel.blend(Job(request)), lambda: bool(moves), lambda message: None)
+    assert moves[0] == "cpu:0"  # where it works: in a real run, the GPU
+    assert moves[-1] == "cpu"  # where it rests
 
 
 @pytest.mark.usefixtures("random_pocket")

@@ -80,6 +80,11 @@ def test_too_little_memory_is_one_sentence_with_the_plan_that_fits_or_none() -> 
         plan_for(LARGE, "cuda", GB)
 
 
+def test_tiles_save_nothing_where_a_picture_is_no_larger_than_one() -> None:
+    turbo = BASE_MODELS["sdxl-turbo"]  # draws at 512 px with SDXL's VAE, whose tiles are 512
+    assert needs(turbo, PLANS["tiled"]) == needs(turbo, FULL)
+
+
 def chain(key: str, device: str) -> Iterator[str]:
     plan = smaller_than(FULL, BASE_MODELS[key], device)
     while plan is not None:
