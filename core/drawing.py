@@ -152,7 +152,7 @@ class Easel:
                 **self._family_inputs(request),
             ).images
         except BaseException:
-            self.pipeline.maybe_free_model_hooks()  # at its own end only, it sends parts back to where a plan rests them
+            self.pipeline.maybe_free_model_hooks()  # only at its own end it sends parts to where they rest
             raise
         return mode.whole(self._decoded(latents))
 
