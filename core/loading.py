@@ -73,6 +73,7 @@ def load_pipeline(
     # The CPU computes halves slowly or not at all: it takes them up into floats.
     dtype = torch.float32 if device == "cpu" else getattr(torch, entry.dtype)
     given: dict[str, Any] = {}
+    variant = None if entry.embedded else (entry.rest or entry).variant
     if entry.rest is None:
         folder = entry.folder or hub_folder(entry, revision, without)
     else:
@@ -80,11 +81,13 @@ def load_pipeline(
         inside = tuple(part for part in entry.inside if part not in without)
         folder = hub_folder(entry.rest, None, (*without, *inside))
         hub_settings(entry.rest, folder, inside)
+        if not any(folder.glob(f"*/*.{variant}.*")):
+            variant = None  # the file holds all weights, and diffusers refuses a variant of which nothing is there
         given = components_in(file, entry, folder, inside, dtype, _packing_by(plan, dtype))
     try:
         pipeline = getattr(diffusers, entry.pipeline).from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True,
-            variant=None if entry.embedded else (entry.rest or entry).variant,
+            variant=variant,
             **_components(folder, without, plan, dtype, given), **given,
         )  # fmt: skip
     except OSError as error:

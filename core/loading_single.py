@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+from diffusers.loaders.single_file_utils import SingleFileComponentError, convert_open_clip_checkpoint
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -20,6 +20,14 @@ from core.errors import ModelUnavailable
 from core.fetching import hub_file
 from core.single_file import DENOISER, PLACES, VAE
 
+
+class _Incomplete(Exception):
+    """Tensors lack."""
+
+
+# What diffusers and transformers raise where a file's tensors are not those of the settings, the last for tensors that
+# were given no values.
+_UNFIT = (_Incomplete, SingleFileComponentError, KeyError, IndexError, ValueError, TypeError, NotImplementedError)
 Tensors = Mapping[str, torch.Tensor]
 _DENOISERS = {"unet": "UNet2DConditionModel", "transformer": "SD3Transformer2DModel"}
 _ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
@@ -56,15 +64,10 @@ def components_in(
         }
     except (SafetensorError, OSError) as error:
         raise ModelUnavailable(f"{entry.title} could not be loaded: its file on this machine is torn.") from error
-    except (KeyError, IndexError, ValueError, TypeError, diffusers.loaders.single_file_utils.SingleFileComponentError,
-            _Incomplete) as error:  # fmt: skip
+    except _UNFIT as error:
         raise ModelUnavailable(
             f"{entry.title} could not be loaded: tensors lack in it, or are of another shape than its model has."
         ) from error
-
-
-class _Incomplete(Exception):
-    """Tensors lack."""
 
 
 def _drawing(tensors: Tensors, folder: Path, name: str, dtype: torch.dtype, packing: Any) -> torch.nn.Module:
