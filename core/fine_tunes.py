@@ -258,6 +258,10 @@ class FineTunes:
             if not weights[part]:
                 raise refusal(repo, f"its {part} has no safetensors file, and nothing else is loaded")
         base = self._base(repo, commit, str(pipeline), parts[0], token)
+        if "text_encoder_3" in parts:  # the other part that is published quantised
+            with suppress(FileGone):
+                described = self._described(repo, commit, "text_encoder_3/config.json", token)
+                _must_unpack(repo, "text_encoder_3", described)
         halves = all(any(".fp16." in file for file in found) for found in weights.values())
         others = (name for name, value in index.items() if isinstance(value, list) and name not in allowed)
         return FineTune(
@@ -269,6 +273,7 @@ class FineTunes:
         """The model of the table whose denoiser has the same layers."""
         try:
             config = self._described(repo, commit, f"{part}/config.json", token)
+            _must_unpack(repo, part, config)
             measures = (_transformer if part == "transformer" else _unet)(config)
         except (FileGone, TypeError, ValueError, KeyError, IndexError) as error:
             raise refusal(repo, f"the config.json of its {part} is missing or makes no sense") from error
@@ -287,6 +292,14 @@ class FineTunes:
         if not isinstance(found, dict):
             raise refusal(repo, f"its {file} makes no sense")
         return found
+
+
+def _must_unpack(repo: str, part: str, config: Mapping[str, Any]) -> None:
+    """Raises BadRequest for a part that was published quantised by anything but bitsandbytes, which alone is here."""
+    packed = config.get("quantization_config")
+    method = packed.get("quant_method") if isinstance(packed, dict) else packed
+    if packed is not None and method != "bitsandbytes":
+        raise refusal(repo, f"its {part} is quantised by {quoted(str(method))}, and bitsandbytes alone is read here")
 
 
 def _licence(info: ModelInfo) -> str:

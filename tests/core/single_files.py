@@ -1,6 +1,6 @@
 """Pipelines as checkpoints in one file: the names of CompVis' and Stability's code for diffusers' components.
 
-The inverse of diffusers' loaders/single_file_utils.py, written by diffusers' scripts/convert_diffusers_to_original_*.py.
+The inverse of diffusers' loaders/single_file_utils.py, as diffusers' scripts/convert_diffusers_to_original_*.py.
 """
 
 from __future__ import annotations

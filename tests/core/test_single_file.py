@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -27,13 +26,16 @@ from core.loading import load_pipeline
 from core.machine import Machine
 from core.memory import FULL, PLANS, MemoryPlan
 from core.messages import Job
+from core.recipe import RecipeModel
+from core.recipe_code import as_diffusers
 from core.request import entry_of, request_from
 from core.single_file import NoCheckpoint, contents_of
-from lora_catalog.families.table import MODEL_OF, Model
+from lora_catalog.families.table import MODEL_OF, MODELS, Model
 from lora_catalog.families.unet import UNet
 from lora_catalog.header import Header, TensorFacts
 from lora_catalog.hub.api import HubApi
 from tests.core.published import PUBLISHED
+from tests.core.recipes import recipe
 from tests.core.single_files import Tensors, mmdit_original, original, unet_original
 from tests.core.test_fetching import models, small  # noqa: F401 (fixtures)
 from tests.hub import EmulatedHub
@@ -133,9 +135,8 @@ def small_families(monkeypatch: pytest.MonkeyPatch) -> None:
         Model("sd1", "small SD", "", {"unet": old}),
         Model("sd3-medium", "small SD3", "", {"transformer": MODEL_OF["pocket-sd3"].parts["transformer"]}),
     )
-    monkeypatch.setattr(
-        core.single_file, "MODELS", (*core.single_file.MODELS[:-4], *tiny, *core.single_file.MODELS[-2:])
-    )
+    known = tuple(model for model in MODELS if not model.family.startswith("pocket"))
+    monkeypatch.setattr(core.single_file, "MODELS", (*known, *tiny))
     monkeypatch.setattr(BASE_MODELS, "_all", dict(BASE_MODELS))
 
 
@@ -370,3 +371,17 @@ def test_a_denoiser_in_nf4_is_asked_of_diffusers_for_a_file_too(
             load_pipeline(entry, "cpu", PLANS["nf4"])
         return
     assert "unet:nf4" in str(Easel(entry, "cuda", PLANS["nf4"]).plan()["quantisation"])
+
+
+def test_the_script_of_a_recipe_reads_the_file_at_its_commit() -> None:
+    base = BASE_MODELS["sdxl"]
+    entry = dataclasses.replace(
+        base, key=f"{REPO}@{'a' * 40}:{FILE}", file=FILE, rest=base, repo=REPO, revision="a" * 40, inside=("unet",)
+    )
+    BASE_MODELS.learn(entry)
+    model = RecipeModel(key=entry.key, repo=REPO, revision="a" * 40, accelerator=None)
+    script = as_diffusers(recipe(entry.key).model_copy(update={"model": model}))
+    compile(script, "script", "exec")
+    assert f'hf_hub_download("{REPO}", "{FILE}", revision="{"a" * 40}")' in script
+    assert "StableDiffusionXLPipeline.from_single_file(" in script
+    assert "lacks text_encoder, text_encoder_2, vae: load these from stabilityai/stable-diffusion-xl-base-1.0" in script
