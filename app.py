@@ -92,8 +92,8 @@ def _switch(text: str) -> bool:
 
 
 def _model(text: str) -> str:
-    if text not in BASE_MODELS and "/" not in text:
-        raise ValueError(f"one of {', '.join(BASE_MODELS)}, or USER/REPO of a fine-tune")
+    if text not in BASE_MODELS and "/" not in text and not text.startswith("local:"):
+        raise ValueError(f"one of {', '.join(BASE_MODELS)}, or USER/REPO of a fine-tune, or local:FILE.safetensors")
     return text
 
 
@@ -132,7 +132,8 @@ _OPTIONS = (
     _Option("port", _port, "7860", "port to listen on", "PORT", ("GRADIO_SERVER_PORT",)),
     _Option("share", _switch, None, "also open a public gradio.live address"),
     _Option("mcp", _switch, None, "also serve the API's endpoints as MCP tools"),
-    _Option("model", _model, None, "the model to begin with, or USER/REPO[@REVISION], a fine-tune of one on the Hub;"
+    _Option("model", _model, None, "the model to begin with, or a fine-tune of one: USER/REPO[@REVISION] on the Hub,"
+            " USER/REPO[@REVISION]:FILE.safetensors in one file there, local:FILE.safetensors in DIR/checkpoints;"
             " left out: the best one that this machine can run", "KEY"),
     _Option("plan", _plan, None, "how models are laid out in memory; left out, or where it makes no sense for a model:"
             f" the first of these that fits into what is free, but no-t5. {_PLANS}", "NAME"),

@@ -44,6 +44,21 @@ class BaseModel:
     unused: tuple[str, ...] = ()  # components of the repo that are not fetched, for nothing here asks them
     embedded: bool = False
     note: str = ""
+    file: str | None = None  # of a checkpoint in one file: its path in `repo`, or its name in this machine's own folder
+    inside: tuple[str, ...] = ()  # the components that this file holds
+    rest: BaseModel | None = None  # whose repo gives the settings of all components, and those that the file lacks
+    own: Path | None = None  # where the file lies, if it is this machine's own
+    stamp: str = ""  # tells the states of such a file apart
+
+    @property
+    def home(self) -> str:
+        """What names its weights but for their commit: models of one home share them."""
+        return self.key + self.stamp if self.file else self.repo
+
+    @property
+    def published(self) -> str | None:
+        """The repo of the Hub that it comes from; None for what is on this machine alone."""
+        return None if self.embedded or self.own is not None else self.repo
 
     @property
     def folder(self) -> Path | None:

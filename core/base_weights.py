@@ -50,6 +50,8 @@ class BaseWeights:
 def _folder_of(entry: BaseModel) -> Path | None:
     if entry.folder is not None:
         return entry.folder
+    if entry.file is not None:
+        return None  # its layers go by other names
     try:
         return Path(snapshot_download(entry.repo, revision=entry.revision, local_files_only=True))
     except LocalEntryNotFoundError:

@@ -167,7 +167,7 @@ class Blends:
         _go_on(stop)
 
     def _seen_of(self, files: Sequence[LoraFile], entry: BaseModel, allow_partial: bool, stop: StopFlag) -> _Seen:
-        key: tuple[str | bool, ...] = (entry.repo, allow_partial, *(file.sha256 for file in files))
+        key: tuple[str | bool, ...] = (entry.home, allow_partial, *(file.sha256 for file in files))
         if key not in self._seen:
             blend = [_ingredient(file, _parsed(file, entry, stop), entry) for file in files]
             receipts, loras = _receipts(blend, entry, allow_partial), [part.lora for part in blend]
@@ -179,9 +179,9 @@ class Blends:
         return self._seen[key]
 
     def _base(self, entry: BaseModel) -> BaseWeights:
-        if entry.repo not in self._bases or not self._bases[entry.repo].found:
-            self._bases[entry.repo] = BaseWeights(entry)  # it may have been fetched since
-        return self._bases[entry.repo]
+        if entry.home not in self._bases or not self._bases[entry.home].found:
+            self._bases[entry.home] = BaseWeights(entry)  # it may have been fetched since
+        return self._bases[entry.home]
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Easel:
     def serves(self, entry: BaseModel, memory: MemoryPlan, commit: str | None) -> bool:
         """Whether what is loaded is this model, laid out so, at this commit or None for the newest."""
         same = commit == self._asked or (commit is not None and commit == self.revision(self.entry))
-        return self.entry.repo == entry.repo and self._memory == memory and same
+        return self.entry.home == entry.home and self._memory == memory and same
 
     def plan(self) -> dict[str, str | int | None]:
         """How it draws here, for the recipe: `quantisation` says by component what makes other pixels."""

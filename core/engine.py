@@ -38,7 +38,7 @@ class LocalEngine:
         self._machine = machine
         self._lock = threading.Lock()
         self._easel: Easel | None = None
-        self._enough: dict[str, MemoryPlan] = {}  # by repo: the plan that went well where memory had run out
+        self._enough: dict[str, MemoryPlan] = {}  # by home: the plan that went well where memory had run out
 
     def availability(self, key: str) -> str | None:
         return self._machine.why_not(BASE_MODELS[key])
@@ -102,14 +102,14 @@ class LocalEngine:
         commit = None if entry.embedded else job.revision or entry.revision
         plan = self._machine.plan_of(entry, job.quantisation)
         if job.quantisation is None:
-            plan = self._enough.get(entry.repo, plan)
+            plan = self._enough.get(entry.home, plan)
         done = self._tried(job, plan, commit, stopped, emit)
         smaller = smaller_than(plan, entry, self._machine.device)
         if done is None and smaller is not None:
             emit(Progress(f"Out of memory: once more with {smaller.does}"))
             plan, done = smaller, self._tried(job, smaller, commit, stopped, emit)
             if done is not None:
-                self._enough[entry.repo] = smaller
+                self._enough[entry.home] = smaller
         if done is None:
             raise OutOfMemory(
                 f"The device ran out of memory, with the plan {plan.name} too: ask for a smaller picture, or choose a "

@@ -7,7 +7,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from core.base_models import BaseModel
 from core.errors import ModelUnavailable
@@ -30,10 +36,31 @@ def hub_folder(entry: BaseModel, revision: str | None, without: Iterable[str] = 
     return Path(folder)
 
 
+def hub_file(entry: BaseModel, revision: str | None) -> Path:
+    """The file of a checkpoint in one file, kept where the Hub's other files are. Raises ModelUnavailable."""
+    try:
+        return Path(hf_hub_download(entry.repo, str(entry.file), revision=revision or entry.revision))
+    except Exception as error:
+        raise ModelUnavailable(_why(entry, error)) from error
+
+
+def hub_settings(entry: BaseModel, folder: Path, components: Iterable[str]) -> None:
+    """Has the settings of components whose weights come from elsewhere in `folder`, which is `hub_folder`'s."""
+    wanted = [f"{name}/config.json" for name in components]
+    if all((folder / name).is_file() for name in wanted):
+        return
+    try:
+        snapshot_download(entry.repo, revision=folder.name, allow_patterns=wanted)
+    except Exception as error:
+        raise ModelUnavailable(_why(entry, error)) from error
+
+
 def _why(entry: BaseModel, error: Exception) -> str:
     causes = list(_causes(error))
     for kind, sentence in (
         (GatedRepoError, f"{gated(entry)} with the account whose token is in HF_TOKEN."),
+        (RemoteEntryNotFoundError, f"{entry.title} has moved or is gone: look what its repo "
+                                   f"https://huggingface.co/{entry.repo} holds now."),
         (RevisionNotFoundError, f"{entry.title} has no such revision on the Hub any more: leave the revision out."),
         (RepositoryNotFoundError, f"{entry.title} is not at https://huggingface.co/{entry.repo}, or not for this "
                                   "token: look there, and start with an HF_TOKEN that may read it."),

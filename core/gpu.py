@@ -50,7 +50,7 @@ class ZeroEngine:
         self._lent = lend(self._drawn, duration=seconds_of)  # one function: each would have workers of its own
 
     def availability(self, key: str) -> str | None:
-        if BASE_MODELS[key].repo != self._held.repo:
+        if BASE_MODELS[key].home != self._held.home:
             return (
                 f"This Space holds {self._held.title} and nothing else: duplicate it and set LOOM_MODEL to {key} for "
                 f"{BASE_MODELS[key].title}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from diffusers.quantizers import PipelineQuantizationConfig
 
 from core.base_models import POCKET, BaseModel
 from core.errors import ModelFileBroken, ModelUnavailable
-from core.fetching import hub_folder
+from core.fetching import hub_folder, hub_settings
+from core.loading_single import checkpoint_of, components_in
 from core.lora.quantised import kind_of
 from core.memory import FULL, T5, MemoryPlan, Packing
 from core.samplers import SAMPLERS
@@ -64,16 +66,29 @@ def load_pipeline(
     """The pipeline without its accelerator, frozen, and laid out on `device` as the plan says.
 
     An embedded model needs no network; `revision` is a commit of the Hub. Raises ModelFileBroken or ModelUnavailable.
+    The pipeline's `name_or_path` ends in what names its weights.
     """
     without = (*entry.unused, *((T5, "tokenizer_3") if plan.without_t5 else ()))
     _quiet()
-    folder = entry.folder or hub_folder(entry, revision, without)
     # The CPU computes halves slowly or not at all: it takes them up into floats.
     dtype = torch.float32 if device == "cpu" else getattr(torch, entry.dtype)
+    given: dict[str, Any] = {}
+    variant = None if entry.embedded else (entry.rest or entry).variant
+    if entry.rest is None:
+        folder = entry.folder or hub_folder(entry, revision, without)
+    else:
+        file, name = checkpoint_of(entry, revision)
+        inside = tuple(part for part in entry.inside if part not in without)
+        folder = hub_folder(entry.rest, None, (*without, *inside))
+        hub_settings(entry.rest, folder, inside)
+        if not any(folder.glob(f"*/*.{variant}.*")):
+            variant = None  # the file holds all weights, and diffusers refuses a variant of which nothing is there
+        given = components_in(file, entry, folder, inside, dtype, _packing_by(plan, dtype))
     try:
         pipeline = getattr(diffusers, entry.pipeline).from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True,
-            variant=None if entry.embedded else entry.variant, **_components(folder, without, plan, dtype),
+            variant=variant,
+            **_components(folder, without, plan, dtype, given), **given,
         )  # fmt: skip
     except OSError as error:
         raise ModelUnavailable(f"{entry.title} could not be loaded: its files on this machine are torn.") from error
@@ -84,6 +99,8 @@ def load_pipeline(
             f"{entry.title} could not be loaded: its weights are of other sizes than its config.json says; choose "
             "another model."
         ) from error
+    if entry.rest is not None:
+        pipeline.register_to_config(_name_or_path=name)
     pipeline.set_progress_bar_config(disable=True)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
@@ -92,17 +109,31 @@ def load_pipeline(
     return pipeline
 
 
-def _components(folder: Path, without: tuple[str, ...], plan: MemoryPlan, dtype: torch.dtype) -> dict[str, Any]:
-    """What `from_pretrained` is told of single components: which there are not, and how others are packed."""
+def _components(
+    folder: Path, without: tuple[str, ...], plan: MemoryPlan, dtype: torch.dtype, given: Collection[str] = ()
+) -> dict[str, Any]:
+    """What `from_pretrained` is told of single components: which there are not, and how others are packed, but for
+    those that it is given."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     # diffusers 0.42 wants to hear again of those that a saved pipeline says it lacks, such as SD3's T5
     told: dict[str, Any] = {name: None for name, value in index.items() if value == [None, None] or name in without}
     packed = {
         name: _packing(form, value[0], dtype)
         for name, value in index.items()
-        if name not in told and (form := plan.packing_of(name)) is not None and not _packed_already(folder / name)
+        if name not in told
+        and name not in given
+        and (form := plan.packing_of(name)) is not None
+        and not _packed_already(folder / name)
     }
     return told | ({"quantization_config": PipelineQuantizationConfig(quant_mapping=packed)} if packed else {})
+
+
+def _packing_by(plan: MemoryPlan, dtype: torch.dtype) -> Callable[[str, str], Any]:
+    def packing(component: str, library: str) -> Any:
+        form = plan.packing_of(component)
+        return None if form is None else _packing(form, library, dtype)
+
+    return packing
 
 
 def _packing(form: Packing, library: str, dtype: torch.dtype) -> Any:

@@ -46,8 +46,11 @@ class Machine:
             self.plan_of(entry)
         except ModelUnavailable as error:
             return str(error)
-        if entry.gated and not self.has_token:
-            return f"{gated(entry)} and start with HF_TOKEN set."
+        if entry.own is not None and not entry.own.is_file():
+            return f"{entry.title} is not in DATA_DIR/checkpoints any more: put it back there, or choose another model."
+        locked = next((model for model in (entry, entry.rest) if model is not None and model.gated), None)
+        if locked is not None and not self.has_token:
+            return f"{gated(locked)} and start with HF_TOKEN set."
         return None
 
 

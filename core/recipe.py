@@ -201,7 +201,7 @@ def only_here(recipe: Recipe) -> list[tuple[str, Any, Any]]:
     entry = BASE_MODELS.get(recipe.model.key)
     if entry is not None:  # an unknown key is refused with the request
         found += [
-            ("model.repo", recipe.model.repo, None if entry.embedded else entry.repo),
+            ("model.repo", recipe.model.repo, entry.published),
             ("model.accelerator", _unpinned(recipe.model.accelerator, entry.accelerator), entry.accelerator),
         ]
     return found
@@ -249,7 +249,7 @@ def recipe_of(job: Job, done: Done) -> Recipe:
         app=f"{APP} {APP_VERSION}",
         model=RecipeModel(
             key=entry.key,
-            repo=None if entry.embedded else entry.repo,
+            repo=entry.published,
             revision=done.revision,
             accelerator=accelerators[0].ref if accelerators else None,
         ),

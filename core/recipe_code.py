@@ -8,6 +8,7 @@ from typing import Any
 
 from core.base_models import BASE_MODELS, BaseModel
 from core.lora.strength import factor_for
+from core.parts import PARTS
 from core.recipe import Recipe, RecipeLora
 from core.samplers import SAMPLERS
 from lora_catalog.reference import LoraRef
@@ -87,8 +88,9 @@ def as_diffusers(recipe: Recipe) -> str:
         *_reserves(recipe),
         "import torch",
         f"from diffusers import {', '.join(sorted(filter(None, (entry.pipeline, scheduler))))}",
+        *(["from huggingface_hub import hf_hub_download"] if entry.rest and entry.published else []),
         "",
-        f"pipeline = {entry.pipeline}.from_pretrained(",
+        f"pipeline = {entry.pipeline}.{'from_single_file' if entry.rest else 'from_pretrained'}(",
         *(f"    {argument}," for argument in _weights(recipe, entry)),
         f").to({_literal(recipe.plan.device)})",
         *([f"pipeline.scheduler = {scheduler}.from_config(pipeline.scheduler.config{changes})"] if scheduler else []),
@@ -105,8 +107,15 @@ def as_diffusers(recipe: Recipe) -> str:
 
 
 def _weights(recipe: Recipe, entry: BaseModel) -> Iterator[str]:
-    """Arguments of from_pretrained."""
+    """Arguments of from_pretrained, or of from_single_file."""
     dtype = recipe.plan.dtype if recipe.plan.dtype in ("float16", "bfloat16", "float32") else entry.dtype
+    if entry.rest is not None:
+        at = ", ".join(map(_literal, (entry.repo, entry.file)))
+        commit = _literal(recipe.model.revision or entry.revision)
+        yield f"hf_hub_download({at}, revision={commit})" if entry.published else _literal(entry.file)
+        yield f"config={_literal(entry.rest.repo)}"
+        yield f"dtype=torch.{dtype}"
+        return
     yield _literal(f"models/pocket/{entry.repo}" if entry.embedded else entry.repo)
     if recipe.model.revision is not None and not entry.embedded:
         yield f"revision={_literal(recipe.model.revision)}"
@@ -178,6 +187,12 @@ def _reserves(recipe: Recipe) -> Iterator[str]:
     """What the script does not do, as comment lines."""
     if versions := ", ".join(f"{name} {version}" for name, version in recipe.libraries.items()):
         yield f"# Drawn with {_one_line(versions)}."
+    entry = BASE_MODELS[recipe.model.key]
+    if entry.rest is not None and (lacks := sorted(set(PARTS[entry.family]) - set(entry.inside))):
+        own = f"lacks {', '.join(lacks)}: load these from {entry.rest.repo} and pass them too"
+        yield f"# {_one_line(entry.title)} {own}."
+    if entry.own is not None:
+        yield f"# {_one_line(entry.title)} is a file of your own: lay it into the folder where this script runs."
     if recipe.init is not None:
         yield "# It was drawn over a picture, which this script leaves out: it draws another one."
     if recipe.plan.quantisation:

@@ -10,6 +10,7 @@ from typing import Any
 
 import core.base_models
 from core.base_models import BASE_MODELS, BaseModel
+from core.checkpoints import sha256_of
 from core.memory import plans_making
 from core.recipe import Recipe, RecipeInit, RecipeLora, libraries_here, only_here
 from lora_catalog.catalog import Catalog
@@ -76,7 +77,10 @@ class Here:
         commit = recipe.model.revision
         if entry.embedded and commit not in (None, embedded_revision(entry)):
             yield Unreproducible("model.revision", f"It was made with other weights of {entry.title} than are here.")
-        if not entry.embedded and commit not in (None, entry.revision):
+        if entry.own is not None:
+            if commit is not None and (not entry.own.is_file() or commit != sha256_of(entry.own)):
+                yield Unreproducible("model.revision", f"It was made with another file {entry.title} than is here.")
+        elif not entry.embedded and commit not in (None, entry.revision):
             yield Unreproducible("model.revision", _of_another_commit(entry, str(commit)))
 
     def _of_loras(self, recipe: Recipe, entry: BaseModel, visitor: Visitor) -> Iterator[Unreproducible]:

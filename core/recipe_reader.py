@@ -183,9 +183,7 @@ class RecipeReader:
         )
         fitted = Recipe(
             app=recipe.app if recipe else app or "A1111 text",
-            model=RecipeModel(
-                key=entry.key, repo=None if entry.embedded else entry.repo, revision=None, accelerator=entry.accelerator
-            ),
+            model=RecipeModel(key=entry.key, repo=entry.published, revision=None, accelerator=entry.accelerator),
             loras=loras,
             plan=recipe.plan if recipe else Plan(dtype=UNKNOWN, device=UNKNOWN),
             libraries=recipe.libraries if recipe else {},

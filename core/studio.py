@@ -224,7 +224,7 @@ class Studio:
             "largest_side": entry.largest_side, "samplers": list(entry.samplers),
             "sampler_titles": {name: SAMPLERS[name].title for name in entry.samplers}, "licence": entry.licence,
             "takes_negative_prompt": entry.takes_negative_prompt, "note": entry.note, "notes": entry.notes,
-            "accelerator": entry.accelerator, "repo": None if entry.embedded else entry.repo,
+            "accelerator": entry.accelerator, "repo": entry.published,
             "gated": entry.gated, "memory_gb": {} if entry.embedded else table_of(entry),
         }  # fmt: skip
 

@@ -20,7 +20,9 @@ HOW_TO_GET_REAL_ONES = """
 <li>For Stable Diffusion 3.5, accept its licence on its page on Hugging Face, then start with your token:
 <code>HF_TOKEN=hf_… python app.py --model sd3.5-medium</code>.</li>
 <li>A fine-tune on the Hub of one of the models below: <code>python app.py --model USER/REPO</code>. Its repo is
-checked first: safetensors files only, and no code of its own.</li>
+checked first: safetensors files only, and no code of its own. Or a checkpoint in one file:
+<code>--model USER/REPO:FILE.safetensors</code>, or <code>--model local:FILE.safetensors</code> for a file that lies in
+<code>DATA_DIR/checkpoints</code>.</li>
 <li>The first start downloads the model; later ones find it on disk. Everything else on this page stays as it is.</li>
 </ol>
 """

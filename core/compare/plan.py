@@ -214,7 +214,7 @@ def _cell(row: int, column: int, label: str, raw: Raw, default_model: str, bare:
     naked = request_from(without, default_model)
     if bare:
         request, raw = naked, without
-    return Cell(row, column, label, _key(request), _key(naked), raw, request.entry.repo)
+    return Cell(row, column, label, _key(request), _key(naked), raw, request.entry.home)
 
 
 def _key(request: GenerationRequest) -> str:

@@ -118,6 +118,14 @@ def odd() -> Iterator[tuple[str, dict[str, bytes], str]]:
     yield "pickled", repo_of("sdxl", ending="bin"), "its unet has no safetensors file"
     yield "no config", {name: data for name, data in plain.items() if "config" not in name}, "config.json of its unet"
     yield "odd config", plain | {"unet/config.json": b'{"block_out_channels": 7}'}, "config.json of its unet"
+    packed = json.loads(plain["unet/config.json"]) | {"quantization_config": {"quant_method": "gptq"}}
+    yield (
+        "another packing",
+        plain | {"unet/config.json": json.dumps(packed).encode()},
+        "its unet is quantised by “gptq”",
+    )
+    t5 = repo_of("sd3-medium") | {"text_encoder_3/config.json": b'{"quantization_config": 7}'}
+    yield "odd packing", t5, "its text_encoder_3 is quantised by “7”"
     refiner = json.loads(plain["unet/config.json"]) | {"projection_class_embeddings_input_dim": 2560}
     yield "a refiner", plain | {"unet/config.json": json.dumps(refiner).encode()}, "other layers than any model"
     inpainting = json.loads(plain["unet/config.json"]) | {"in_channels": 9}
