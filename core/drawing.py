@@ -141,7 +141,7 @@ class Easel:
         self.pipeline.scheduler = scheduler_for(request.sampler, self._published)
         mode = mode_for(self.pipeline, request, over)
         clearing = Clearing(request.sampler, self.pipeline.scheduler)
-        words = self._words_of(request)
+        words = self._words_of(request, index)
         if stopped():
             raise Cancelled("Cancelled.")
         latents = mode.pipeline(
@@ -159,9 +159,9 @@ class Easel:
     def _looks(self) -> Looks:
         return Looks(self.pipeline.vae)
 
-    def _words_of(self, request: GenerationRequest) -> Embeddings:
-        negative = request.negative_prompt if request.guidance > 1 else None
-        return self._words.of(request.prompt, negative, self.entry.t5_tokens)
+    def _words_of(self, request: GenerationRequest, index: int) -> Embeddings:
+        prompt, negative = request.texts_of(index)
+        return self._words.of(prompt, negative if request.guidance > 1 else None, self.entry.t5_tokens)
 
     def _denoiser(self) -> torch.nn.Module:
         return denoiser_of(self.pipeline)
