@@ -1,8 +1,8 @@
 """Forms in a prompt: `{red|blue}` is one of them by the picture's seed, `[[red, blue]]` a picture for each, in order.
 
 Both may lie in each other. A brace without a `|` of its own, brackets without a comma of their own, and what is not
-closed are plain text. So is a form behind a backslash, which then goes (two of them before a form are one that stays); anywhere else
-a backslash is a letter like others. Of any text, however hostile, the work grows with its length alone.
+closed are plain text. So is a form behind a backslash, which then goes (of two before a form one stays, and it is a
+form); anywhere else a backslash is a letter like others. However hostile a text is, the work grows with its length.
 """
 
 from __future__ import annotations
