@@ -113,7 +113,8 @@ def watched_parts(easel: Any, watch: Watch) -> None:
     call = watch.around_callback("call", "callback_on_step_end", kind.__call__)
     pipeline.__class__ = type(kind.__name__, (kind,), {"__call__": call})  # Python looks calls up in the class
     studio: Any = core.studio
-    studio.png_with_recipe = watch.around(PNG, studio.png_with_recipe)
+    studio.png_of = watch.around(PNG, studio.png_of)
+    studio.with_recipe = watch.around(PNG, studio.with_recipe)
     studio.recorded = watch.around(JOURNAL, studio.recorded)
 
 

@@ -44,6 +44,9 @@ class Easel:
         self.pipeline = load_pipeline(entry, device, memory, commit)
         self._published = self.pipeline.scheduler
         self._decoder = Decoder(self.pipeline.vae)
+        dtype = str(self._denoiser().dtype).removeprefix("torch.")
+        changes = changes_in(entry, self.pipeline) or None
+        self._plan = {"dtype": dtype, "quantisation": changes, "device": device, "batch": 1}
         if self._denoiser().dtype == torch.float32:
             self.pipeline.vae.register_to_config(force_upcast=False)  # all is in floats: nothing to cast up and back
         modules = {n: c for n, c in self.pipeline.components.items() if isinstance(c, torch.nn.Module) and n != "vae"}
@@ -66,9 +69,7 @@ class Easel:
 
     def plan(self) -> dict[str, str | int | None]:
         """How it draws here, for the recipe: `quantisation` says by component what makes other pixels."""
-        dtype = str(self._denoiser().dtype).removeprefix("torch.")
-        quantisation = changes_in(self.entry, self.pipeline) or None
-        return {"dtype": dtype, "quantisation": quantisation, "device": self.device, "batch": 1}
+        return dict(self._plan)
 
     def blend(self, job: Job) -> Course:
         """Moves the weights to the job's blend, as its first step has it."""

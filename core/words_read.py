@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,21 +32,26 @@ class WordsRead:
 
     def of(self, prompt: str, negative: str | None, t5_tokens: int | None) -> Embeddings:
         """As inputs of the pipeline's call, or of one that shares its parts. `negative` None: without guidance."""
-        device = self._pipeline._execution_device
         key = hashlib.sha256(repr((prompt, negative, t5_tokens, self._blend())).encode()).digest()
         if key not in self._kept:
-            read = self._read(prompt, negative, t5_tokens, device)
+            read = self._read(prompt, negative, t5_tokens)
             self._kept[key] = {name: part if part is None else part.cpu() for name, part in read.items()}
             self._forget()
             return read
         self._kept.move_to_end(key)
-        return {name: part if part is None else part.to(device) for name, part in self._kept[key].items()}
+        return {name: part if part is None else part.to(self._device) for name, part in self._kept[key].items()}
 
-    def _read(self, prompt: str, negative: str | None, t5_tokens: int | None, device: torch.device) -> Embeddings:
+    @cached_property
+    def _device(self) -> torch.device:
+        """Asked for once: diffusers looks at every module of the pipeline for it, which takes milliseconds."""
+        device: torch.device = self._pipeline._execution_device
+        return device
+
+    def _read(self, prompt: str, negative: str | None, t5_tokens: int | None) -> Embeddings:
         """Exactly as the call itself would have it read."""
         pipeline = self._pipeline
         inputs: dict[str, Any] = {
-            "prompt": prompt, "negative_prompt": negative, "device": device, "num_images_per_prompt": 1,
+            "prompt": prompt, "negative_prompt": negative, "device": self._device, "num_images_per_prompt": 1,
             "do_classifier_free_guidance": negative is not None,
         }  # fmt: skip
         if hasattr(pipeline, "tokenizer_2"):

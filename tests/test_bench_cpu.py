@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the bench watches in the studio is as before for the tests that follow."""
-    for name in ("png_with_recipe", "recorded"):
+    for name in ("png_of", "with_recipe", "recorded"):
         monkeypatch.setattr(core.studio, name, getattr(core.studio, name))
 
 
