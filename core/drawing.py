@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from core.base_models import BaseModel
-from core.errors import Cancelled, LoomError
+from core.decoding import Decoder
+from core.errors import Cancelled
 from core.loading import changes_in, checked_revision, denoiser_of, load_pipeline, scheduler_for
 from core.lora.blend import Blender, Ingredient
 from core.lora.blocks import counted
@@ -25,6 +26,7 @@ from core.preview import Clearing, Looks
 from core.request import GenerationRequest
 from core.samplers import SAMPLERS
 from core.too_long import unread
+from core.words_read import Embeddings, WordsRead
 
 MOST_PARSED = 2_000_000_000  # bytes of LoRAs kept parsed, the least recently used going first
 PREVIEWS = 8  # early looks per picture, at most, beside the finished one
@@ -41,13 +43,15 @@ class Easel:
         self._embedded = {entry.key: checked_revision(entry)} if entry.embedded else {}
         self.pipeline = load_pipeline(entry, device, memory, commit)
         self._published = self.pipeline.scheduler
-        if self.pipeline.vae.dtype == torch.float16 and self.pipeline.vae.config.force_upcast:
-            self.pipeline.vae.to(torch.float32)  # SDXL's decoder overflows in halves: black pictures
-        self._vae_dtype = self.pipeline.vae.dtype
+        self._decoder = Decoder(self.pipeline.vae)
+        dtype = str(self._denoiser().dtype).removeprefix("torch.")
+        changes = changes_in(entry, self.pipeline) or None
+        self._plan = {"dtype": dtype, "quantisation": changes, "device": device, "batch": 1}
         if self._denoiser().dtype == torch.float32:
             self.pipeline.vae.register_to_config(force_upcast=False)  # all is in floats: nothing to cast up and back
         modules = {n: c for n, c in self.pipeline.components.items() if isinstance(c, torch.nn.Module) and n != "vae"}
         self._blender = Blender(weights_of(modules))
+        self._words = WordsRead(self.pipeline, self._blender.words)
         self._parsed: OrderedDict[str, ParsedLora] = OrderedDict()
 
     def revision(self, entry: BaseModel) -> str:
@@ -65,9 +69,7 @@ class Easel:
 
     def plan(self) -> dict[str, str | int | None]:
         """How it draws here, for the recipe: `quantisation` says by component what makes other pixels."""
-        dtype = str(self._denoiser().dtype).removeprefix("torch.")
-        quantisation = changes_in(self.entry, self.pipeline) or None
-        return {"dtype": dtype, "quantisation": quantisation, "device": self.device, "batch": 1}
+        return dict(self._plan)
 
     def blend(self, job: Job) -> Course:
         """Moves the weights to the job's blend, as its first step has it."""
@@ -141,43 +143,30 @@ class Easel:
         mode = mode_for(self.pipeline, request, over)
         looks, clearing = self._looks, Clearing(request.sampler, self.pipeline.scheduler)
         try:
+            words = self._words_of(request, index)
+            if stopped():
+                raise Cancelled("Cancelled.")
             latents = mode.pipeline(
-                prompt=request.prompt,
                 num_inference_steps=request.steps,
                 guidance_scale=request.guidance,
                 generator=torch.Generator("cpu").manual_seed(request.seed + index),
                 output_type="latent",
                 callback_on_step_end=on_step,
                 **mode.inputs,
-                **self._family_inputs(request),
+                **words,
             ).images
         except BaseException:
             self.pipeline.maybe_free_model_hooks()  # only at its own end it sends parts to where they rest
             raise
-        return mode.whole(self._decoded(latents))
+        return mode.whole(self._decoder.picture(latents))
 
     @cached_property
     def _looks(self) -> Looks:
         return Looks(self.pipeline.vae, self.device)
 
-    def _family_inputs(self, request: GenerationRequest) -> dict[str, Any]:
-        inputs: dict[str, Any] = {}
-        if self.entry.t5_tokens is not None:
-            inputs["max_sequence_length"] = self.entry.t5_tokens
-        if request.guidance > 1:
-            inputs["negative_prompt"] = request.negative_prompt
-        return inputs
-
-    def _decoded(self, latents: torch.Tensor) -> Raster:
-        vae = self.pipeline.vae
-        if vae.dtype != self._vae_dtype:
-            vae.to(self._vae_dtype)  # SDXL's img2img leaves it in halves
-        unscaled = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-        pixels = vae.decode(unscaled, return_dict=False)[0][0].float()
-        if not torch.isfinite(pixels).all():
-            raise LoomError("The picture came out as noise without end (not finite): lower the LoRA weights.")
-        rows = (pixels.clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu()
-        return Raster(rows.shape[1], rows.shape[0], rows.numpy().tobytes())
+    def _words_of(self, request: GenerationRequest, index: int) -> Embeddings:
+        prompt, negative = request.texts_of(index)
+        return self._words.of(prompt, negative if request.guidance > 1 else None, self.entry.t5_tokens)
 
     def _denoiser(self) -> torch.nn.Module:
         return denoiser_of(self.pipeline)

@@ -38,6 +38,7 @@ class LocalEngine:
         self._machine = machine
         self._lock = threading.Lock()
         self._easel: Easel | None = None
+        self._warming: Progress | None = None  # while nobody's picture keeps the lock, but a model that is loaded early
         self._enough: dict[str, MemoryPlan] = {}  # by home: the plan that went well where memory had run out
 
     def availability(self, key: str) -> str | None:
@@ -51,12 +52,15 @@ class LocalEngine:
 
     def warm_up(self, key: str) -> None:
         """Loads a model before anyone asks; what goes wrong is logged and met again by the first run."""
+        entry = BASE_MODELS[key]
         try:
             with self._lock:
-                entry = BASE_MODELS[key]
+                self._warming = Progress(f"Loading {entry.title}")
                 self._easel_for(entry, self._machine.plan_of(entry), entry.revision)
         except Exception:
             log.exception("Warming up %s failed", key)
+        finally:
+            self._warming = None
 
     def run(self, job: Job, stop: StopFlag) -> Iterator[Message]:
         """Messages as they come. Closing the iterator stops the run within a step."""
@@ -91,8 +95,14 @@ class LocalEngine:
     def _await_turn(self, stopped: Callable[[], bool], emit: Callable[[Message], None]) -> None:
         if self._lock.acquire(blocking=False):
             return
-        emit(Progress("Waiting for the picture before yours"))
-        while not self._lock.acquire(timeout=0.1):
+        said = None
+        while True:
+            reason = self._warming or Progress("Waiting for the picture before yours")
+            if reason != said:
+                emit(reason)
+                said = reason
+            if self._lock.acquire(timeout=0.1):
+                return
             if stopped():
                 raise Cancelled("Cancelled before it began.")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from core.decoding import raster_of
 from core.messages import Raster
 from core.samplers import SAMPLERS
 
@@ -35,8 +36,7 @@ class Looks:
         height, width = latents.shape[-2:]
         colours = (_with_one(_rows(latents.float().cpu())) @ self._map).reshape(1, height, width, 3).permute(0, 3, 1, 2)
         large = torch.nn.functional.interpolate(colours, scale_factor=PER_CELL, mode="bilinear")
-        rows = (large[0].clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-        return Raster(rows.shape[1], rows.shape[0], rows.numpy().tobytes())
+        return raster_of(large[0])
 
 
 class Clearing:

@@ -26,6 +26,10 @@ def without_lora_tags(prompt: str) -> tuple[str, list[dict[str, Any]]]:
     return re.sub(r",(\s*,)+", ",", _TAG.sub("", prompt)).strip(" ,"), loras
 
 
+def has_lora_tag(prompt: str) -> bool:
+    return _TAG.search(prompt) is not None
+
+
 def _lora(body: str) -> dict[str, Any]:
     body, named = _split(body)
     ref, colon, last = body.rpartition(":")

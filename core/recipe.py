@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from core.base_models import BASE_MODELS
 from core.errors import BadRequest
 from core.messages import Done, Job
+from core.prompt_forms import escaped, texts_of
 from core.request import LARGEST_SEED, GenerationRequest, request_from
 from lora_catalog.errors import CatalogError, quoted
 from lora_catalog.reference import LoraRef
@@ -119,8 +120,10 @@ class Recipe(_Part):
         return json.dumps(self.as_json(), ensure_ascii=False, separators=(",", ":"))
 
     def of_picture(self, index: int) -> Recipe:
-        """The recipe of one picture of a batch: its own seed, one image."""
-        return self.model_copy(update={"seed": self.seed + index, "images": 1})
+        """The recipe of one picture of a batch: its own seed, its own texts, one image."""
+        prompt, negative = map(escaped, texts_of(self.prompt, self.negative_prompt, self.seed, index))
+        own = {"prompt": prompt, "negative_prompt": negative, "seed": self.seed + index, "images": 1}
+        return self.model_copy(update=own)
 
     def request(self) -> GenerationRequest:
         """The request that makes it again. Raises BadRequest if a value is out of its range."""

@@ -9,6 +9,7 @@ from typing import Any
 from core.base_models import BASE_MODELS, BaseModel
 from core.lora.strength import factor_for
 from core.parts import PARTS
+from core.prompt_forms import texts_of
 from core.recipe import Recipe, RecipeLora
 from core.samplers import SAMPLERS
 from lora_catalog.reference import LoraRef
@@ -95,9 +96,9 @@ def as_diffusers(recipe: Recipe) -> str:
         f").to({_literal(recipe.plan.device)})",
         *([f"pipeline.scheduler = {scheduler}.from_config(pipeline.scheduler.config{changes})"] if scheduler else []),
         *_blend(recipe, entry),
-        f"for seed in range({recipe.seed}, {recipe.seed + recipe.images}):",
+        *_pictures_of(recipe),
         "    picture = pipeline(",
-        *(f"        {name}={_literal(value)}," for name, value in _call(recipe, entry).items()),
+        *(f"        {name}={value}," for name, value in _call(recipe, entry).items()),
         '        generator=torch.Generator("cpu").manual_seed(seed),',
         "    ).images[0]",
         '    picture.save(f"lora-loom-{seed}.png")',
@@ -169,18 +170,37 @@ def _file(ref: LoraRef) -> str:
     return ", ".join(said)
 
 
-def _call(recipe: Recipe, entry: BaseModel) -> dict[str, Any]:
-    """Arguments of the pipeline's call."""
-    said: dict[str, Any] = {"prompt": recipe.prompt}
-    if recipe.negative_prompt and recipe.guidance > 1:
-        said["negative_prompt"] = recipe.negative_prompt
-    said |= {
+def _texts(recipe: Recipe) -> list[tuple[str, str]]:
+    """Prompt and negative prompt of each picture."""
+    return [texts_of(recipe.prompt, recipe.negative_prompt, recipe.seed, index) for index in range(recipe.images)]
+
+
+def _pictures_of(recipe: Recipe) -> Iterator[str]:
+    """The head of the loop; `prompt` and `negative` are variables where pictures differ in them."""
+    texts = _texts(recipe)
+    if len(set(texts)) == 1:
+        yield f"for seed in range({recipe.seed}, {recipe.seed + recipe.images}):"
+        return
+    yield "for seed, prompt, negative in ["
+    for index, (prompt, negative) in enumerate(texts):
+        yield f"    ({recipe.seed + index}, {_literal(prompt)}, {_literal(negative)}),"
+    yield "]:"
+
+
+def _call(recipe: Recipe, entry: BaseModel) -> dict[str, str]:
+    """Arguments of the pipeline's call, as Python."""
+    texts = _texts(recipe)
+    prompt, negative = map(_literal, texts[0]) if len(set(texts)) == 1 else ("prompt", "negative")
+    said = {"prompt": prompt}
+    if recipe.guidance > 1 and any(negative for _, negative in texts):
+        said["negative_prompt"] = negative
+    numbers = {
         "num_inference_steps": recipe.steps, "guidance_scale": recipe.guidance, "width": recipe.width,
         "height": recipe.height,
     }  # fmt: skip
     if entry.t5_tokens is not None:
-        said["max_sequence_length"] = entry.t5_tokens
-    return said
+        numbers["max_sequence_length"] = entry.t5_tokens
+    return said | {name: _literal(value) for name, value in numbers.items()}
 
 
 def _reserves(recipe: Recipe) -> Iterator[str]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Literal
 
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image
 
 from core.errors import BadRequest
 from core.recipe import LONGEST, Recipe, RecipeLora, recipe_from_text
@@ -35,6 +35,7 @@ _EXIF_PLACE = int(ExifTags.IFD.Exif)
 _EXIF_HEAD = b"Exif\0\0"
 _ENTRY = struct.Struct(">HHII")  # a tag, its type, how many of it, where they stand
 _UNICODE, _ASCII = b"UNICODE\0", b"ASCII\0\0\0"
+_BEHIND_HEADER = 8 + 25  # bytes: a PNG's signature and its first chunk
 _FORMATS = {"jpg": ("JPEG", {"quality": 95, "subsampling": 0}), "webp": ("WEBP", {"quality": 92, "method": 4})}
 
 
@@ -42,14 +43,28 @@ class _Torn(Exception):
     """`args[0]` is a clause about the picture."""
 
 
-def png_with_recipe(width: int, height: int, data: bytes, recipe: Recipe) -> bytes:
-    """PNG bytes of RGB pixels that carry the recipe in our chunk and beside it in A1111's."""
-    chunks = PngImagePlugin.PngInfo()
-    chunks.add_itxt(CHUNK, recipe.as_text())
-    chunks.add_itxt(PARAMETERS, a1111_text(recipe))
+def png_of(width: int, height: int, data: bytes) -> bytes:
+    """PNG bytes of RGB pixels, without a text: all of the work that needs no recipe."""
     out = io.BytesIO()
-    Image.frombytes("RGB", (width, height), data).save(out, "PNG", pnginfo=chunks, compress_level=1)
+    Image.frombytes("RGB", (width, height), data).save(out, "PNG", compress_level=1)
     return out.getvalue()
+
+
+def with_recipe(png: bytes, recipe: Recipe) -> bytes:
+    """A picture of `png_of` that carries the recipe in our chunk and beside it in A1111's, in front of its pixels."""
+    texts = _itxt_chunk(CHUNK, recipe.as_text()), _itxt_chunk(PARAMETERS, a1111_text(recipe))
+    return b"".join((png[:_BEHIND_HEADER], *texts, png[_BEHIND_HEADER:]))
+
+
+def png_with_recipe(width: int, height: int, data: bytes, recipe: Recipe) -> bytes:
+    """Both at once."""
+    return with_recipe(png_of(width, height, data), recipe)
+
+
+def _itxt_chunk(keyword: str, text: str) -> bytes:
+    """Not compressed, of no language."""
+    data = keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode()
+    return struct.pack(">I", len(data)) + b"iTXt" + data + struct.pack(">I", zlib.crc32(b"iTXt" + data))
 
 
 def picture_as(png: bytes, ending: Ending) -> bytes:

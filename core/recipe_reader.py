@@ -14,6 +14,7 @@ from typing import Any
 from core.base_models import BASE_MODELS
 from core.errors import BadRequest
 from core.fine_tunes import LISTED_ONLY, Models
+from core.prompt_forms import escaped
 from core.recipe import APP, LONGEST_LINK, Plan, Recipe, RecipeLora, RecipeModel, recipe_from_text, text_of_link
 from core.recipe_files import text_in_picture
 from core.recipe_here import UNKNOWN, Here, Unreproducible
@@ -122,7 +123,10 @@ class RecipeReader:
         for name in said.unheld[:MOST_PASSED_OVER]:
             why = f"{quoted(name)} was left out: the text names no file that could be used here."
             found.append(Unreproducible("loras", why))
-        raw |= {"prompt": said.prompt, **_within_reach(loras), "negative_prompt": said.negative_prompt, "model": model}
+        # Other programs mean other things by such brackets: their texts are read as they stand.
+        as_meant = str if settings.get("Version", "").startswith(APP) else escaped
+        raw |= {"prompt": as_meant(said.prompt), "negative_prompt": as_meant(said.negative_prompt)}
+        raw |= {**_within_reach(loras), "model": model}
         raw["allow_partial"] = settings.get("Partial LoRAs") == "allowed"
         fitted, unfit = self._fitted(raw, None, settings.get("Version", "")[:100])
         fitted = fitted.model_copy(update={"prompt": " ".join([fitted.prompt, *left])})

@@ -13,12 +13,14 @@ from core.base_models import BASE_MODELS, BaseModel
 from core.errors import BadRequest
 from core.lora.blocks import fault_of
 from core.prompt import without_lora_tags
+from core.prompt_forms import combinations, longest, texts_of
 from lora_catalog.errors import CatalogError
 from lora_catalog.reference import MAX_LETTERS, LoraRef
 
 LONGEST_PROMPT = 4000  # characters
 MOST_LORAS = 16
 LARGEST_SEED = 2**32 - 1
+MOST_IMAGES = 8
 OVER_STRENGTH, MASKED_STRENGTH = 0.6, 0.9
 Consent = Literal["none", "recipe", "picture"]
 
@@ -91,7 +93,7 @@ class GenerationRequest(_Frozen):
     width: Whole
     height: Whole
     seed: Annotated[Whole, Field(ge=-1, le=LARGEST_SEED)] = -1
-    images: Annotated[Whole, Field(ge=1, le=8)] = 1
+    images: Annotated[Whole, Field(ge=1, le=MOST_IMAGES)] = 1
     sampler: str
     allow_partial: bool = False
     total_strength: Annotated[Number, Field(gt=0, le=10)] | None = None
@@ -104,6 +106,10 @@ class GenerationRequest(_Frozen):
     @property
     def entry(self) -> BaseModel:
         return BASE_MODELS[self.model]
+
+    def texts_of(self, index: int) -> tuple[str, str]:
+        """Prompt and negative prompt of picture number `index`, without their forms (core/prompt_forms.py)."""
+        return texts_of(self.prompt, self.negative_prompt, self.seed, index)
 
     @property
     def steps_run(self) -> int:
@@ -135,6 +141,13 @@ class GenerationRequest(_Frozen):
                 f"strength must be at least {math.ceil(1000 / self.steps) / 1000:g} for {self.steps} steps: "
                 "less leaves no step to draw.",
             )
+        for name in ("prompt", "negative_prompt"):
+            if longest(getattr(self, name)) > LONGEST_PROMPT:
+                raise Unfit(
+                    name,
+                    f"{name} must have at most {LONGEST_PROMPT} characters, where it has forms such as {{a|b}} with "
+                    "one more for each brace, bracket and backslash.",
+                )
         if self.negative_prompt and not entry.takes_negative_prompt:
             raise Unfit("negative_prompt", f"negative_prompt must be left empty: {entry.key} draws without guidance.")
         if self.seed + self.images - 1 > LARGEST_SEED:
@@ -204,12 +217,29 @@ def request_from(raw: Mapping[str, Any], default_model: str) -> GenerationReques
             raise BadRequest("prompt", "prompt has a LoRA tag inside another: write each <lora:…> by itself.")
         if tagged:
             filled["loras"] = [*_listed(filled.get("loras", [])), *tagged]
+    if "images" not in filled:
+        filled["images"] = _images_for(filled["prompt"], filled.get("negative_prompt", ""))
     if "loras" in filled:
         filled["loras"] = tuple(_listed(filled["loras"]))
     try:
         return GenerationRequest.model_validate(filled)
     except ValidationError as error:
         raise _in_words(error, entry) from None
+
+
+def _images_for(*texts: Any) -> int:
+    """One for each combination of what stands in arrays; 1 for texts that are refused."""
+    if not all(isinstance(text, str) and len(text) <= LONGEST_PROMPT for text in texts):
+        return 1
+    asked = combinations(*texts)
+    if asked > MOST_IMAGES:
+        many = str(asked) if asked < 1_000_000 else "more than a million"
+        raise BadRequest(
+            "prompt",
+            f"prompt must ask for at most {MOST_IMAGES} pictures with its [[…, …]], not {many}: shorten these lists, "
+            "or say how many images are wanted.",
+        )
+    return asked
 
 
 def entry_of(key: object) -> BaseModel:
@@ -282,7 +312,7 @@ def _ranges_of(entry: BaseModel) -> dict[str, str]:
 
 _RANGES = {
     "seed": f"a whole number from -1 (random) to {LARGEST_SEED}",
-    "images": "a whole number from 1 to 8",
+    "images": f"a whole number from 1 to {MOST_IMAGES}",
     "weight": "a number from -5 to 5",
     "text_encoder": "a number from -5 to 5",
     "start": "a number from 0 to 1",

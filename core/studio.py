@@ -16,11 +16,11 @@ from core.errors import BadRequest, ModelUnavailable
 from core.fine_tunes import LISTED_ONLY, Models
 from core.gathering import Gathering
 from core.memory import table_of
-from core.messages import Done, Drawn, Engine, Failed, Job, Preview, Progress, StopFlag
+from core.messages import Done, Drawn, Engine, Failed, Job, Preview, Progress, Raster, StopFlag
 from core.pictures import with_pictures
 from core.recipe import Recipe, read_recipe, recipe_of
 from core.recipe_code import as_diffusers, as_python
-from core.recipe_files import png_with_recipe
+from core.recipe_files import png_of, with_recipe
 from core.recipe_here import Here, Unreproducible
 from core.recipe_reader import RecipeReader
 from core.records.asking import Deletion, Look, Star
@@ -89,12 +89,16 @@ class Studio:
             quantisation = (recipe.plan.quantisation or "") if recipe else None
             over = canvas.fitted(request.width, request.height)
             job = Job(_with_seed(request), loras, revision, over, quantisation)
+            packed: dict[Raster, bytes] = {}
             for message in self.engine.run(job, stop):
                 match message:
                     case Failed(error):
                         raise error
                     case Done():
-                        yield self._finished(job, message, visitor)
+                        yield self._finished(job, message, packed, visitor)
+                    case Drawn():
+                        yield message
+                        packed[message.raster] = _packed(message.raster)  # while the engine draws the next one
                     case _:
                         yield message
 
@@ -191,12 +195,12 @@ class Studio:
         """Deletes those of the ids that are records of the visitor, and says how many."""
         return self.journal.delete(Deletion.read(raw).ids, visitor.id)
 
-    def _finished(self, job: Job, done: Done, visitor: Visitor) -> Generated:
-        """The pictures, recorded before anybody sees them."""
+    def _finished(self, job: Job, done: Done, packed: Mapping[Raster, bytes], visitor: Visitor) -> Generated:
+        """The pictures, recorded before anybody sees them; those that memory ran out after were drawn anew."""
         recipe = recipe_of(job, done)
         recipes = tuple(recipe.of_picture(index) for index in range(len(done.pictures)))
         pictures = tuple(
-            png_with_recipe(drawn.raster.width, drawn.raster.height, drawn.raster.data, own)
+            with_recipe(packed.get(drawn.raster) or _packed(drawn.raster), own)
             for drawn, own in zip(done.pictures, recipes, strict=True)
         )
         consent = job.request.consent or self.default_consent
@@ -227,6 +231,10 @@ class Studio:
             "accelerator": entry.accelerator, "repo": entry.published,
             "gated": entry.gated, "memory_gb": {} if entry.embedded else table_of(entry),
         }  # fmt: skip
+
+
+def _packed(raster: Raster) -> bytes:
+    return png_of(raster.width, raster.height, raster.data)
 
 
 def _must_bring_its_pictures(recipe: Recipe, raw: dict[str, Any]) -> None:

@@ -10,15 +10,17 @@ from lora_catalog.errors import quoted
 
 def unread(pipeline: Any, request: GenerationRequest) -> tuple[str, ...]:
     """A sentence for each text of which no encoder reads the end; diffusers cuts it without a word to the user."""
-    texts = {"prompt": request.prompt}
-    if request.guidance > 1:
-        texts["negative prompt"] = request.negative_prompt
-    rests = {name: _rest(pipeline, request.entry.t5_tokens or 0, text) for name, text in texts.items()}
-    return tuple(
+    heard = ("prompt", "negative prompt") if request.guidance > 1 else ("prompt",)
+    texts = dict.fromkeys(
+        pair for index in range(request.images) for pair in zip(heard, request.texts_of(index), strict=False)
+    )
+    rests = ((name, _rest(pipeline, request.entry.t5_tokens or 0, text)) for name, text in texts)
+    said = (
         f"The {name} is longer than {request.entry.title} reads: it was cut before {quoted(rest)}."
-        for name, rest in rests.items()
+        for name, rest in rests
         if rest
     )
+    return tuple(dict.fromkeys(said))
 
 
 def _rest(pipeline: Any, t5_tokens: int, text: str) -> str:

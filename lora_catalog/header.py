@@ -66,11 +66,11 @@ class TensorFacts:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Header:
     """A file's tensors by name, its metadata less what is above MAX_METADATA, and its whole size in bytes.
 
-    Both mappings are read-only.
+    Both mappings are read-only. Each reading is one of its own: it can be remembered for as long as somebody has it.
     """
 
     tensors: Mapping[str, TensorFacts]

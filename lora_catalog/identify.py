@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 from lora_catalog.card import Family
 from lora_catalog.families.match import choose
@@ -44,8 +45,11 @@ class Identity:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
+_KNOWN: WeakKeyDictionary[Header, Identity] = WeakKeyDictionary()
+
+
 def identify(header: Header) -> Identity:
-    """What a LoRA is and which family it was made for. Never raises.
+    """What a LoRA is and which family it was made for; thought of once for each reading of a header. Never raises.
 
     A family has a layer if its model has a weight of that name and that shape. The LoRA was made for the family that
     has all of its layers, or else for the one that has most of them and at least nine of ten. Where several have as
@@ -53,6 +57,13 @@ def identify(header: Header) -> Identity:
     SSD-1B and nothing else was made for SSD-1B, though SDXL has those layers too. Else it is the one that the metadata
     name; else SDXL rather than what was cut from it; else nobody knows.
     """
+    known = _KNOWN.get(header)
+    if known is None:
+        known = _KNOWN[header] = _identified(header)
+    return known
+
+
+def _identified(header: Header) -> Identity:
     said = read_said(header.metadata)
     try:
         found = layers_of(header.tensors)

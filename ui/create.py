@@ -18,7 +18,7 @@ from ui import recipe_view, stage
 from ui.about import POCKET_LINE, about_html
 from ui.address import address_of
 from ui.blend_rows import blend_rows, refitted
-from ui.form import Form, raw_request
+from ui.form import Form, pictures_in, raw_request
 from ui.messages import alert_html
 from ui.open_recipe import OpenRecipe
 from ui.over_picture import OverPicture
@@ -142,8 +142,7 @@ class CreateTab:
     ) -> Iterator[dict[Any, Any]]:
         """Draws what the form says; ends with the buttons as they were, whatever happens."""
         idle = {self.generate: gr.update(visible=True), self.cancel: gr.update(visible=False)}
-        images = values.get("images")
-        view = stage.Stage(int(images) if isinstance(images, int | float) else 1)
+        view = stage.Stage(pictures_in(values))
         yield {
             self.stage: view.drawing(),
             self.notice: "",
@@ -220,6 +219,7 @@ def _prompts(entry: BaseModel, words: PocketWords) -> tuple[gr.Textbox, gr.Textb
     prompt = gr.Textbox(
         example, label="Prompt", lines=3, max_lines=8, max_length=LONGEST_PROMPT, elem_id="prompt",
         placeholder="What to draw; Ctrl+Enter generates",
+        info="{red|blue} draws one of them, [[red, blue]] a picture of each",
     )  # fmt: skip
     held = _negative(entry)
     negative = gr.Textbox(

@@ -10,6 +10,8 @@ import gradio as gr
 from gradio.blocks import Block
 
 from core.base_models import BASE_MODELS
+from core.prompt_forms import combinations
+from core.request import LONGEST_PROMPT
 from ui.blend_rows import allow_partial_in, loras_in, total_strength_in
 
 
@@ -43,7 +45,17 @@ def raw_request(values: Mapping[str, Any]) -> dict[str, Any]:
     entry = BASE_MODELS.get(str(values.get("model")))
     if entry is not None and not entry.takes_negative_prompt:
         raw["negative_prompt"] = None  # its box is locked, but keeps what was written for other models
+    if raw.get("images") == 1:
+        raw["images"] = None  # as many as the prompt's [[…, …]] ask for, else one
     return raw
+
+
+def pictures_in(values: Mapping[str, Any]) -> int:
+    """How many pictures a run of these values will show."""
+    images, texts = values.get("images"), [values.get(name) or "" for name in ("prompt", "negative_prompt")]
+    if images == 1 and all(isinstance(text, str) and len(text) <= LONGEST_PROMPT for text in texts):
+        return combinations(*texts)
+    return int(images) if isinstance(images, int | float) else 1
 
 
 def blend_in(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from core.compare.axes import Axis, Change, Ground, Raw, names_of, read_axis
 from core.errors import BadRequest
 from core.lora.strength import factor_for
+from core.prompt_forms import escaped
 from core.request import GenerationRequest, request_from
 
 MOST_CELLS = 64
@@ -163,8 +164,11 @@ def _base(raw: Mapping[str, Any], ground: Ground) -> tuple[GenerationRequest, Ra
     base = request_from(given, ground.default_model)
     if base.seed < 0:
         base = base.model_copy(update={"seed": ground.any_seed()})
+    # What is compared must not be chosen anew in each cell.
+    prompt, negative = map(escaped, base.texts_of(0))
+    base = base.model_copy(update={"prompt": prompt, "negative_prompt": negative})
     loras = [lora.model_dump() for lora in base.loras]
-    return base, given | {"prompt": base.prompt, "seed": base.seed, "loras": loras}
+    return base, given | {"prompt": prompt, "negative_prompt": negative, "seed": base.seed, "loras": loras}
 
 
 def _blend(base: GenerationRequest, ground: Ground) -> tuple[str, ...]:

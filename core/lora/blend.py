@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -74,6 +75,11 @@ class Blender:
             self._restore(list(self._applied))
             raise
         return receipts
+
+    def words(self) -> str:
+        """Names what the text encoders hold of the blend: the same name, the same values."""
+        held = sorted((layer, key) for layer, key in self._applied.items() if _reads_words(layer))
+        return hashlib.sha256(repr(held).encode()).hexdigest()
 
     def _misfits(self, lora: ParsedLora) -> dict[str, str]:
         """The parameters that the model lacks or has in another shape, and why they are left out."""

@@ -77,5 +77,5 @@ def _thumbnail(png: bytes) -> bytes:
     out = io.BytesIO()
     with Image.open(io.BytesIO(png)) as picture:
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        picture.save(out, "WEBP", quality=80)
+        picture.save(out, "WEBP", quality=80, method=2)  # half the time of the default, a tenth more bytes
     return out.getvalue()

@@ -21,6 +21,9 @@ from lora_catalog.visitor import Visitor
 log = logging.getLogger(__name__)
 
 
+_State = tuple[Path, int, int]  # a file, its mtime in ns and its size
+
+
 class CardFile(BaseModel):
     """What card.json holds; `sha256` is that of the safetensors file beside it."""
 
@@ -44,7 +47,8 @@ class BundledSource:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._digests: dict[tuple[Path, int, int], str] = {}  # by file, mtime in ns and size
+        self._digests: dict[_State, str] = {}
+        self._headers: dict[_State, Header] = {}
 
     def search(self, wanted: Search, skip: int, limit: int, visitor: Visitor) -> Found:
         """By title, whatever `wanted.sort`: these LoRAs have neither counts nor dates."""
@@ -62,8 +66,14 @@ class BundledSource:
 
     def header(self, ref: LoraRef, visitor: Visitor) -> Header:
         """Raises UnknownRef, or FileTorn for a file that cannot be read."""
+        path = self._file(ref)
         try:
-            return read_header(self._file(ref))
+            state = _state(path)
+            if state not in self._headers:
+                self._headers[state] = read_header(path)
+            return self._headers[state]
+        except OSError as error:
+            raise FileTorn(ref.name, "its file is missing or cannot be opened") from error
         except BadHeader as error:
             raise FileTorn(ref.name, error.reason) from error
 
@@ -130,9 +140,13 @@ class BundledSource:
 
     def _digest(self, path: Path) -> str:
         """The file's sha256 in hex; read once for each state of the file."""
-        status = path.stat()
-        key = path, status.st_mtime_ns, status.st_size
-        if key not in self._digests:
+        state = _state(path)
+        if state not in self._digests:
             with path.open("rb") as file:
-                self._digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        return self._digests[key]
+                self._digests[state] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._digests[state]
+
+
+def _state(path: Path) -> _State:
+    status = path.stat()
+    return path, status.st_mtime_ns, status.st_size
