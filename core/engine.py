@@ -158,7 +158,9 @@ class LocalEngine:
         course = easel.blend(job)
         pictures = easel.draw(job.request, course, stopped, emit, job.over)
         seconds = time.monotonic() - began
-        return Done(pictures, course.receipts, revision, easel.plan(), seconds, easel.unread(job.request))
+        return Done(
+            pictures, course.receipts, revision, easel.plan(job.request.batch), seconds, easel.unread(job.request)
+        )
 
     def _easel_for(self, entry: BaseModel, plan: MemoryPlan, commit: str | None) -> Easel:
         from core.drawing import Easel

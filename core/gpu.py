@@ -14,6 +14,7 @@ from core.engine import LocalEngine, in_words
 from core.errors import Cancelled, LoomError, ModelUnavailable, NoGpu
 from core.messages import Done, Failed, Job, Message, Progress, StopFlag
 from core.request import GenerationRequest
+from core.second_pass import passes_of
 from lora_catalog.card import Family
 
 # TFLOP of one forward of the denoiser at the family's own size (`_SIDE`, else 1024 px), computed from its shapes:
@@ -112,11 +113,18 @@ def seconds_of(job: Job) -> int:
 
 
 def _seconds(request: GenerationRequest) -> int:
-    entry = request.entry
-    forwards = request.steps * (2 if request.guidance > 1 else 1)
-    step = max(_STEP, _forward(entry, request.width * request.height) / _SPEED)
-    decode = _DECODE * request.width * request.height / 1024**2 / _SPEED
-    return math.ceil(_MARGIN * (_START + request.images * (_READ / _SPEED + forwards * step + decode)))
+    first, *second = passes_of(request)
+    seconds = _pass(first, first.steps) + sum(_pass(one, one.steps_run) for one in second)
+    return math.ceil(_MARGIN * (_START + seconds))
+
+
+def _pass(request: GenerationRequest, steps: int) -> float:
+    """Rows that fill a batch up cost what the others do."""
+    forwards, pixels = steps * (2 if request.guidance > 1 else 1), request.width * request.height
+    batches = math.ceil(request.images / request.batch)
+    step = max(_STEP, request.batch * _forward(request.entry, pixels) / _SPEED)
+    decode = _DECODE * pixels / 1024**2 / _SPEED
+    return batches * (_READ / _SPEED + forwards * step) + request.images * decode
 
 
 def _forward(entry: BaseModel, pixels: int) -> float:

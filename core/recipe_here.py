@@ -12,6 +12,7 @@ import core.base_models
 from core.base_models import BASE_MODELS, BaseModel
 from core.memory import plans_making
 from core.recipe import Recipe, RecipeInit, RecipeLora, libraries_here, only_here
+from core.request import MOST_TOGETHER
 from lora_catalog.catalog import Catalog
 from lora_catalog.errors import CatalogError, HubBusy, HubUnreachable, UnknownRef, quoted
 from lora_catalog.reference import LoraRef
@@ -21,9 +22,9 @@ from lora_catalog.visitor import Visitor
 MOST_SAID = 64
 
 _HOW = {
-    "lossy": "It was drawn with shortcuts that change pixels, which this version does not take.",
-    "plan.batch": "It was drawn together with others in one batch; here every picture is drawn by itself, and the last "
-    "bits may differ.",
+    "lossy": "It was drawn with shortcuts that change pixels, and not all of them can be taken here with its model.",
+    "plan.batch": f"It was drawn together with others, but no batch of that size is drawn here (at most {MOST_TOGETHER}, "
+    "and no more than pictures): each is drawn by itself, and the last bits may differ.",
     "model.repo": "Its model came from another repo than the one that this model has here.",
     "model.accelerator": "Its speed mode used another few-step LoRA than this model has here.",
 }
