@@ -30,9 +30,7 @@ class BaseModel:
     steps_range: tuple[int, int] = (1, 100)
     guidance_range: tuple[float, float] = (1.0, 20.0)
     largest_side: int = 1536
-    largest_position: int | None = (
-        None  # side behind which its position embeddings end, where that is below twice the largest
-    )
+    largest_position: int | None = None  # px a side, where its position embeddings end below twice the largest
     samplers: tuple[str, ...] = ("euler", "euler-ancestral", "dpm++-2m", "dpm++-2m-karras", "unipc")
     accelerator: str | None = None  # ref of the few-step LoRA that makes a speed mode; blended, never listed in `loras`
     revision: str | None = None

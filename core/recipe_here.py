@@ -23,8 +23,9 @@ MOST_SAID = 64
 
 _HOW = {
     "lossy": "It was drawn with shortcuts that change pixels, and not all of them can be taken here with its model.",
-    "plan.batch": f"It was drawn together with others, but no batch of that size is drawn here (at most {MOST_TOGETHER}, "
-    "and no more than pictures): each is drawn by itself, and the last bits may differ.",
+    "plan.batch": "It was drawn together with others, but no batch of that size is drawn here (at most "
+    f"{MOST_TOGETHER} pictures, and no more than were asked for): each is drawn by itself, "
+    "and the last bits may differ.",
     "model.repo": "Its model came from another repo than the one that this model has here.",
     "model.accelerator": "Its speed mode used another few-step LoRA than this model has here.",
 }

@@ -241,13 +241,8 @@ def request_from(raw: Mapping[str, Any], default_model: str) -> GenerationReques
     filled |= given
     if "image" in filled and "strength" not in filled and type(filled["steps"]) is int and filled["steps"] > 0:
         filled["strength"] = strength_for(filled["steps"], "mask" in filled)
-    if (
-        "upscale" in filled
-        and "upscale_strength" not in filled
-        and type(filled["steps"]) is int
-        and filled["steps"] > 0
-    ):
-        filled["upscale_strength"] = max(UPSCALE_STRENGTH, 1 / filled["steps"])
+    if "upscale" in filled and type(filled["steps"]) is int and filled["steps"] > 0:
+        filled.setdefault("upscale_strength", max(UPSCALE_STRENGTH, 1 / filled["steps"]))
     if isinstance(filled.get("lossy"), list):
         filled["lossy"] = tuple(filled["lossy"])
     if isinstance(filled["prompt"], str) and len(filled["prompt"]) <= LONGEST_PROMPT:

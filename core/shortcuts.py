@@ -42,7 +42,7 @@ def _broadcast_attention(denoiser: torch.nn.Module) -> Iterator[None]:
             PyramidAttentionBroadcastConfig(
                 spatial_attention_block_skip_range=_EVERY, cross_attention_block_skip_range=_EVERY,
                 spatial_attention_timestep_skip_range=_BETWEEN, cross_attention_timestep_skip_range=_BETWEEN,
-                current_timestep_callback=lambda: now[0],  # type: ignore[arg-type, return-value]
+                current_timestep_callback=lambda: now[0],
             ),
         )  # fmt: skip
         yield

@@ -39,9 +39,12 @@ _GENERATE: dict[str, Any] = {
     "prompt": _TEXT, "negative_prompt": _TEXT, "model": _TEXT, "loras": {"type": "array", "items": _OBJECT},
     "steps": _WHOLE, "guidance": _NUMBER, "width": _WHOLE, "height": _WHOLE, "seed": _WHOLE, "images": _WHOLE,
     "sampler": _TEXT, "total_strength": _NUMBER, "allow_partial": _FLAG, "image": _FILE, "mask": _FILE,
-    "strength": _NUMBER, "consent": _TEXT, "visitor": _TEXT, "recipe": _OBJECT,
+    "strength": _NUMBER, "upscale": _NUMBER, "upscale_strength": _NUMBER, "batch": _WHOLE,
+    "lossy": {"type": "array", "items": _TEXT}, "consent": _TEXT, "visitor": _TEXT, "recipe": _OBJECT,
 }  # fmt: skip
-_COMPARE: dict[str, Any] = {name: schema for name, schema in _GENERATE.items() if name not in ("images", "recipe")}
+_COMPARE: dict[str, Any] = {
+    name: schema for name, schema in _GENERATE.items() if name not in ("images", "batch", "recipe")
+}
 _GRID: dict[str, Any] = _COMPARE | {"columns": _OBJECT, "rows": _OBJECT, "baseline": _FLAG}
 _SEARCH: dict[str, Any] = {
     "query": _TEXT, "family": _TEXT, "sort": _TEXT, "licence": _TEXT, "nsfw": _FLAG, "limit": _WHOLE, "cursor": _TEXT,

@@ -118,7 +118,7 @@ def test_what_is_no_shortcut_of_a_model_is_refused_by_name(fields: dict[str, Any
 
 def test_a_recipe_with_a_shortcut_that_is_not_known_is_read_but_not_made(studio: Studio) -> None:
     raw = make(studio).recipe.as_json() | {"lossy": ["pab", "teacache"]}
-    with pytest.raises(BadRequest, match="recipe.lossy must be .*teacache"):
+    with pytest.raises(BadRequest, match=r"recipe\.lossy must be .*teacache"):
         read_recipe(raw)
     _, told = studio.read_recipe({"text": json.dumps(raw)}, ANYONE)
     assert [one.field for one in told] == ["lossy"]
