@@ -166,7 +166,7 @@ def torch_equal(one: Any, other: Any) -> bool:
         (
             {"upscale": 4, "width": 128},
             "upscale",
-            r"must be from above 1 to 2\.\d+ for 128 × 64.*at most 256 px a side",
+            r"must be from above 1 to 2\.\d+ for 128 × 64.*at most 256 pixels a side",
         ),
         ({"upscale": 2, "upscale_strength": 0.1}, "upscale_strength", r"must be at least 0\.25 for 4 steps"),
         ({"upscale": 2, "upscale_strength": 2}, "upscale_strength", "must be a number from 0 to 1"),

@@ -18,7 +18,8 @@ from tests.ui.fakes import FakeEngine
 
 INPUTS = (
     "prompt", "negative_prompt", "model", "loras", "steps", "guidance", "width", "height", "seed", "images", "sampler",
-    "total_strength", "allow_partial", "image", "mask", "strength", "consent", "visitor", "recipe",
+    "total_strength", "allow_partial", "image", "mask", "strength", "consent", "visitor", "recipe", "upscale",
+    "upscale_strength", "lossy", "batch",
 )  # fmt: skip
 
 
