@@ -23,7 +23,7 @@ LOSSY: Mapping[str, Lossy] = MappingProxyType(
     {
         "pab": Lossy(
             "Attention in every other step (PAB)",
-            "Between those steps the last attention is taken again: faster, and the picture changes a little.",
+            "The steps between take the last attention again: faster, and the picture changes a little.",
             fewest=10,
         ),
     }

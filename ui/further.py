@@ -14,6 +14,10 @@ from core.request import UPSCALE_STRENGTH
 
 ONE_BY_ONE, ALL = "one", "all"
 OFF = 1.0  # of the factor's slider
+_SECOND_PASS = (
+    '<p class="hint">Second pass: the finished picture is enlarged and drawn over once more. 1 is off; the stronger, '
+    "the more of it is new.</p>"
+)
 
 
 class Further:
@@ -21,15 +25,12 @@ class Further:
 
     def __init__(self, entry: BaseModel) -> None:
         with gr.Accordion("Second pass, and faster ways", open=False, elem_id="further") as self.panel:
+            gr.HTML(_SECOND_PASS, apply_default_css=False)
             with gr.Row(elem_classes="pair"):
-                self.upscale = gr.Slider(
-                    OFF, 4, OFF, step=0.05, label="Second pass", elem_id="upscale",
-                    info="Draws the finished picture over, so many times larger; 1 is off",
-                )  # fmt: skip
+                self.upscale = gr.Slider(OFF, 4, OFF, step=0.05, label="Times larger", elem_id="upscale")
                 self.upscale_strength = gr.Slider(
-                    0, 1, UPSCALE_STRENGTH, step=0.05, label="Its strength", elem_id="upscale-strength",
-                    info="The more, the more is drawn anew",
-                )  # fmt: skip
+                    0, 1, UPSCALE_STRENGTH, step=0.05, label="Its strength", elem_id="upscale-strength"
+                )
             self.batch = gr.Dropdown(
                 **_batches(ONE_BY_ONE), label="Several pictures are drawn", filterable=False, elem_id="batch"
             )
