@@ -186,9 +186,9 @@ def test_every_models_largest_second_pass_is_one_that_its_rule_allows(key: str) 
     entry = BASE_MODELS[key]
     raw = {"prompt": "x", "model": key, "upscale": 4}
     with pytest.raises(BadRequest, match="upscale must be from above 1 to") as refused:
-        request_from(raw | {"width": entry.largest_side // 2}, key)
+        request_from(raw | {"width": entry.largest_side}, key)
     most = float(str(refused.value).split(" to ")[1].split(" for ")[0])
-    allowed = request_from(raw | {"upscale": most, "width": entry.largest_side // 2, "height": 64}, key)
+    allowed = request_from(raw | {"upscale": most, "width": entry.largest_side, "height": 64}, key)
     assert allowed.result_size[0] == entry.largest_result
     assert allowed.upscale_strength == pytest.approx(max(0.35, 1 / entry.steps))
     assert request_from({"prompt": "x", "model": key}, key).upscale is None
