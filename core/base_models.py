@@ -30,6 +30,7 @@ class BaseModel:
     steps_range: tuple[int, int] = (1, 100)
     guidance_range: tuple[float, float] = (1.0, 20.0)
     largest_side: int = 1536
+    largest_position: int | None = None  # px a side, where its position embeddings end below twice the largest
     samplers: tuple[str, ...] = ("euler", "euler-ancestral", "dpm++-2m", "dpm++-2m-karras", "unipc")
     accelerator: str | None = None  # ref of the few-step LoRA that makes a speed mode; blended, never listed in `loras`
     revision: str | None = None
@@ -64,6 +65,11 @@ class BaseModel:
     def folder(self) -> Path | None:
         """Where an embedded model lies; None for one of the Hub."""
         return POCKET / self.repo if self.embedded else None
+
+    @property
+    def largest_result(self) -> int:
+        """The largest side that a second pass draws."""
+        return self.largest_position or 2 * self.largest_side
 
     @property
     def notes(self) -> dict[str, str]:
@@ -116,7 +122,7 @@ _LCM: dict[str, Any] = {
 _ENTRIES = (
     BaseModel(
         key="pocket-sd3", title="Pocket SD3", family="pocket-sd3", repo="pocket-sd3", steps=20, guidance=3.0,
-        **_SD3 | _POCKET | {"gated": False, "dtype": "float32", "t5": False, "t5_tokens": 1},
+        **_SD3 | _POCKET | {"gated": False, "dtype": "float32", "t5": False, "t5_tokens": 1}, largest_position=256,
         note="A small SD3 that ships with LoRA Loom: draws simple scenes in its own words, on any machine.",
     ),
     BaseModel(

@@ -1,9 +1,9 @@
-"""Easel: a loaded pipeline with its blend; draws the pictures of one request, one by one."""
+"""Easel: a loaded pipeline with its blend; draws the pictures of one request, in batches of as many as it says."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from core.lora.course import Course
 from core.lora.parse import ParsedLora, parse_lora
 from core.lora.stores import weights_of
 from core.memory import FULL, MemoryPlan
-from core.messages import Drawn, Job, LoraFile, Message, Over, Preview, Progress, Raster
+from core.messages import Drawn, Job, LoraFile, Message, Over, Preview, Raster
 from core.modes import mode_for
 from core.preview import Clearing, Looks
 from core.request import GenerationRequest
 from core.samplers import SAMPLERS
+from core.second_pass import Stretch, start_of, stretches_of
+from core.shortcuts import shortcuts
+from core.together import Group, groups_of
 from core.too_long import unread
 from core.words_read import Embeddings, WordsRead
 
@@ -67,9 +70,9 @@ class Easel:
         same = commit == self._asked or (commit is not None and commit == self.revision(self.entry))
         return self.entry.home == entry.home and self._memory == memory and same
 
-    def plan(self) -> dict[str, str | int | None]:
+    def plan(self, batch: int = 1) -> dict[str, str | int | None]:
         """How it draws here, for the recipe: `quantisation` says by component what makes other pixels."""
-        return dict(self._plan)
+        return self._plan | {"batch": batch}
 
     def blend(self, job: Job) -> Course:
         """Moves the weights to the job's blend, as its first step has it."""
@@ -107,21 +110,32 @@ class Easel:
     ) -> tuple[Drawn, ...]:
         """The request's pictures, each from its own CPU generator, so that each can be drawn again alone."""
         pictures = []
-        for index in range(request.images):
-            drawn = Drawn(index, request.seed + index, self._picture(request, course, index, stopped, emit, over))
-            emit(drawn)
-            pictures.append(drawn)
+        for group in groups_of(request):
+            rows = [row for _, row in group.pictures]
+            starts = [over] * len(group.seeds) if over else []
+            *before, last = stretches_of(request, group)
+            for stretch in before:
+                drawn = dict(zip(rows, self._pass(stretch, group, starts, course, stopped, emit), strict=True))
+                # rows that nobody asked for may show anything
+                firsts = [drawn.get(row, drawn[rows[0]]) for row in range(len(group.seeds))]
+                starts = [start_of(first, over, *request.result_size) for first in firsts]
+            finished = self._pass(last, group, starts, course, stopped, emit)
+            for (index, _), raster in zip(group.pictures, finished, strict=True):
+                pictures.append(Drawn(index, request.seed + index, raster))
+                emit(pictures[-1])
         return tuple(pictures)
 
-    def _picture(
+    def _pass(
         self,
-        request: GenerationRequest,
+        stretch: Stretch,
+        group: Group,
+        starts: Sequence[Over],
         course: Course,
-        index: int,
         stopped: Callable[[], bool],
         emit: Callable[[Message], None],
-        over: Over | None,
-    ) -> Raster:
+    ) -> Iterator[Raster]:
+        """The group's pictures in their order, each as soon as it is decoded."""
+        request = stretch.request
         steps, sampler = request.steps_run, SAMPLERS[request.sampler]
         passes, every = sampler.passes(steps), max(1, -(-sampler.passes(steps) // (PREVIEWS + 1)))
 
@@ -130,43 +144,51 @@ class Easel:
                 raise Cancelled("Cancelled.")
             latents = mode.kept(values["latents"])
             clear = clearing.cleared(latents)
-            emit(Progress("Drawing", index * steps + number // sampler.order + 1, request.images * steps))
+            emit(stretch.after(number // sampler.order + 1))
             if 0 < number < passes - 1 and (number + 1) % every == 0:
-                emit(Preview(index, looks.of(clear)))
+                for index, row in group.pictures:
+                    emit(Preview(index, looks.of(clear[row : row + 1])))
             course.before((number + 1) // sampler.order)
             return values | {"latents": latents}
 
         if stopped():
             raise Cancelled("Cancelled.")
-        course.before(0)
+        course.begin(steps)
         self.pipeline.scheduler = scheduler_for(request.sampler, self._published)
-        mode = mode_for(self.pipeline, request, over)
+        mode = mode_for(self.pipeline, request, starts)
         looks, clearing = self._looks, Clearing(request.sampler, self.pipeline.scheduler)
         try:
-            words = self._words_of(request, index)
+            words = self._words_of(request, group)
             if stopped():
                 raise Cancelled("Cancelled.")
-            latents = mode.pipeline(
-                num_inference_steps=request.steps,
-                guidance_scale=request.guidance,
-                generator=torch.Generator("cpu").manual_seed(request.seed + index),
-                output_type="latent",
-                callback_on_step_end=on_step,
-                **mode.inputs,
-                **words,
-            ).images
+            with shortcuts(self._denoiser(), request.lossy):
+                latents = mode.pipeline(
+                    num_inference_steps=request.steps,
+                    guidance_scale=request.guidance,
+                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in group.seeds],
+                    output_type="latent",
+                    callback_on_step_end=on_step,
+                    **mode.inputs,
+                    **words,
+                ).images
         except BaseException:
             self.pipeline.maybe_free_model_hooks()  # only at its own end it sends parts to where they rest
             raise
-        return mode.whole(self._decoder.picture(latents))
+        for _, row in group.pictures:
+            yield mode.whole(self._decoder.picture(latents[row : row + 1]), row)
 
     @cached_property
     def _looks(self) -> Looks:
         return Looks(self.pipeline.vae, self.device)
 
-    def _words_of(self, request: GenerationRequest, index: int) -> Embeddings:
-        prompt, negative = request.texts_of(index)
-        return self._words.of(prompt, negative if request.guidance > 1 else None, self.entry.t5_tokens)
+    def _words_of(self, request: GenerationRequest, group: Group) -> Embeddings:
+        """What each row of a group says, one below the other."""
+        texts = (request.texts_of(seed - request.seed) for seed in group.seeds)
+        rows = [self._words.of(p, n if request.guidance > 1 else None, self.entry.t5_tokens) for p, n in texts]
+        return {
+            name: None if one is None else torch.cat([row[name] for row in rows])  # type: ignore[misc]
+            for name, one in rows[0].items()
+        }
 
     def _denoiser(self) -> torch.nn.Module:
         return denoiser_of(self.pipeline)

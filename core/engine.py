@@ -168,7 +168,8 @@ class LocalEngine:
         course = easel.blend(job)
         pictures = easel.draw(job.request, course, stopped, emit, job.over)
         seconds = time.monotonic() - began
-        return Done(pictures, course.receipts, revision, easel.plan(), seconds, easel.unread(job.request))
+        how, notes = easel.plan(job.request.batch), easel.unread(job.request)
+        return Done(pictures, course.receipts, revision, how, seconds, notes)
 
     def _easel_for(self, entry: BaseModel, plan: MemoryPlan, commit: str | None) -> Easel:
         from core.drawing import Easel

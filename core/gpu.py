@@ -15,6 +15,7 @@ from core.errors import Cancelled, LoomError, ModelUnavailable, NoGpu
 from core.messages import Done, Failed, Job, Message, Progress, StopFlag
 from core.request import GenerationRequest
 from core.samplers import SAMPLERS
+from core.second_pass import passes_of
 from lora_catalog.card import Family
 
 # TFLOP of one forward of the denoiser at the family's own size (`_SIDE`, else 1024 px), computed from its shapes:
@@ -113,11 +114,18 @@ def seconds_of(job: Job) -> int:
 
 
 def _seconds(request: GenerationRequest) -> int:
-    entry = request.entry
+    seconds = sum(_pass(one) for one in passes_of(request))
+    return math.ceil(_MARGIN * (_START + seconds))
+
+
+def _pass(request: GenerationRequest) -> float:
+    """Rows that fill a batch up cost what the others do."""
     forwards = SAMPLERS[request.sampler].passes(request.steps_run) * (2 if request.guidance > 1 else 1)
-    step = max(_STEP, _forward(entry, request.width * request.height) / _SPEED)
-    decode = _DECODE * request.width * request.height / 1024**2 / _SPEED
-    return math.ceil(_MARGIN * (_START + request.images * (_READ / _SPEED + forwards * step + decode)))
+    pixels = request.width * request.height
+    batches = math.ceil(request.images / request.batch)
+    step = max(_STEP, request.batch * _forward(request.entry, pixels) / _SPEED)
+    decode = _DECODE * pixels / 1024**2 / _SPEED
+    return batches * (_READ / _SPEED + forwards * step) + request.images * decode
 
 
 def _forward(entry: BaseModel, pixels: int) -> float:

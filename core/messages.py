@@ -78,12 +78,14 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` steps over all pictures, or bytes of a download; `stage` is a short phrase for people."""
+    """`done` of `total` steps over all pictures, or bytes of a download; `stage` is a short phrase for people.
+    `together` pictures are drawn at once: each of their steps counts for all of them."""
 
     stage: str
     done: int = 0
     total: int = 0
     unit: Literal["steps", "bytes"] = "steps"
+    together: int = 1
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,26 +25,25 @@ class FromNoise:
         """The latents behind a step, where some of them stay as they are given."""
         return latents
 
-    def whole(self, drawn: Raster) -> Raster:
-        """The picture at the end."""
+    def whole(self, drawn: Raster, row: int) -> Raster:
+        """The picture of a row of the batch at the end."""
         return drawn
 
 
 class OverPicture(FromNoise):
     """img2img: diffusers' class for it, which noises the picture and runs the last `request.steps_run` of the steps."""
 
-    def __init__(self, pipeline: Any, request: GenerationRequest, over: Over) -> None:
+    def __init__(self, pipeline: Any, request: GenerationRequest, overs: Sequence[Over]) -> None:
         super().__init__(pipeline, request)
         # AutoPipeline shares the components and keeps their dtype; the class's own from_pipe makes them float32.
         self.pipeline = AutoPipelineForImage2Image.from_pipe(pipeline)
         self.pipeline.set_progress_bar_config(disable=True)
-        size = (over.picture.width, over.picture.height)
         taken = {} if hasattr(pipeline, "unet") else self.inputs  # a UNet's class takes the size from the picture
         self.inputs = taken | {
-            "image": Image.frombytes("RGB", size, over.picture.data),
+            "image": [Image.frombytes("RGB", (o.picture.width, o.picture.height), o.picture.data) for o in overs],
             "strength": self._strength(request),
         }
-        self._over = over
+        self._overs = overs
 
     def _strength(self, request: GenerationRequest) -> float:
         """What makes diffusers run exactly `steps_run`: its UNet classes round the steps down, SD3's round them up."""
@@ -55,8 +55,9 @@ class InMask(OverPicture):
     """Inpainting with a model that was not trained for it: behind each step, what the mask keeps is put back as the
     picture has it at that noise (as diffusers' inpainting classes do, which refuse latents of 16 channels for SDXL)."""
 
-    def __init__(self, pipeline: Any, request: GenerationRequest, over: Over) -> None:
-        super().__init__(pipeline, request, over)
+    def __init__(self, pipeline: Any, request: GenerationRequest, overs: Sequence[Over]) -> None:
+        super().__init__(pipeline, request, overs)
+        over = overs[0]  # one mask for all rows
         assert over.mask is not None
         pixels = torch.frombuffer(bytearray(over.mask), dtype=torch.uint8).reshape(
             1, 1, over.picture.height, over.picture.width
@@ -90,12 +91,12 @@ class InMask(OverPicture):
         mask = self._mask.to(latents)
         return mask * latents + (1 - mask) * there.to(latents)
 
-    def whole(self, drawn: Raster) -> Raster:
-        return within(drawn, self._over)
+    def whole(self, drawn: Raster, row: int) -> Raster:
+        return within(drawn, self._overs[row])
 
 
-def mode_for(pipeline: Any, request: GenerationRequest, over: Over | None) -> FromNoise:
-    """One picture's way; the pipeline's scheduler is fresh."""
-    if over is None:
+def mode_for(pipeline: Any, request: GenerationRequest, overs: Sequence[Over]) -> FromNoise:
+    """One batch's way, over a picture for each row or over none; the pipeline's scheduler is fresh."""
+    if not overs:
         return FromNoise(pipeline, request)
-    return (OverPicture if over.mask is None else InMask)(pipeline, request, over)
+    return (OverPicture if overs[0].mask is None else InMask)(pipeline, request, overs)

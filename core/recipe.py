@@ -14,13 +14,14 @@ from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
 from pydantic import BaseModel as Schema
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from core.base_models import BASE_MODELS
 from core.errors import BadRequest
+from core.lossy import lossy_of
 from core.messages import Done, Job
 from core.prompt_forms import escaped, texts_of
-from core.request import LARGEST_SEED, GenerationRequest, request_from
+from core.request import LARGEST_SEED, MOST_TOGETHER, GenerationRequest, request_from
 from lora_catalog.errors import CatalogError, quoted
 from lora_catalog.reference import LoraRef
 
@@ -80,7 +81,16 @@ class RecipeInit(_Part):
     strength: Strength
 
 
+class RecipeUpscale(_Part):
+    """Its second pass: by how much the picture was enlarged, and how strongly it was drawn over then."""
+
+    factor: Strength
+    strength: Strength
+
+
 class Plan(_Part):
+    """`batch` pictures went through the denoiser at once; which row each had, core/together.py says."""
+
     dtype: Short
     quantisation: Short | None = None
     device: Short
@@ -88,9 +98,10 @@ class Plan(_Part):
 
 
 class Recipe(_Part):
-    """Version 1. Unknown versions and unknown fields are refused by name."""
+    """Version 2 if it has a second pass (`upscale`), else version 1, which has no such field: what an older LoRA Loom
+    reads, it draws. `width` and `height` are the first pass's. Unknown versions and fields are refused by name."""
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
     app: Short
     model: RecipeModel
     prompt: str
@@ -106,10 +117,18 @@ class Recipe(_Part):
     allow_partial: bool = False
     total_strength: Strength | None = None
     init: RecipeInit | None = None
+    upscale: RecipeUpscale | None = None
     plan: Plan
     lossy: tuple[Short, ...] = ()
     libraries: dict[str, Short] = Field(default_factory=dict)
     created_at: Short
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        if self.version == 1:
+            written.pop("upscale", None)
+        return written
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -136,6 +155,9 @@ class Recipe(_Part):
                 "allow_partial": self.allow_partial, "total_strength": self.total_strength,
                 "image": self.init and self.init.sha256, "mask": self.init and self.init.mask_sha256,
                 "strength": self.init and self.init.strength,
+                "upscale": self.upscale and self.upscale.factor,
+                "upscale_strength": self.upscale and self.upscale.strength,
+                "batch": _batch_here(self), "lossy": _lossy_here(self),
             },
             self.model.key,
         )  # fmt: skip
@@ -151,14 +173,18 @@ def recipe_from(raw: Any) -> Recipe:
         raise BadRequest("recipe", "recipe must be plain JSON: finite numbers, and no deep nesting.") from None
     if len(text) > LONGEST:
         raise BadRequest("recipe", f"recipe must have at most {LONGEST} characters.")
-    if type(raw.get("version")) is not int or raw["version"] != 1:
-        raise BadRequest("recipe", "recipe.version must be 1: this version of LoRA Loom reads no other.")
+    if type(raw.get("version")) is not int or raw["version"] not in (1, 2):
+        raise BadRequest("recipe", "recipe.version must be 1 or 2: this version of LoRA Loom reads no other.")
+    if raw["version"] == 1 and "upscale" in raw:
+        raise BadRequest("recipe.upscale", "recipe.upscale is not a field of version 1.")
+    if raw["version"] == 2 and raw.get("upscale") is None:
+        raise BadRequest("recipe", "recipe.version must be 1 where there is no recipe.upscale.")
     try:
         recipe = Recipe.model_validate_json(text)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         place = "recipe" + "".join(_step(part) for part in found["loc"])
-        rule = {"missing": "is required", "extra_forbidden": "is not a field of version 1"}.get(
+        rule = {"missing": "is required", "extra_forbidden": f"is not a field of version {raw['version']}"}.get(
             found["type"], "has a value it cannot have"
         )
         raise BadRequest(place, f"{place} {rule}.") from None
@@ -185,7 +211,8 @@ def read_recipe(raw: Any) -> Recipe:
         if said != ours:
             raise BadRequest(
                 f"recipe.{name}",
-                f"recipe.{name} must be {json.dumps(ours)}: this version can make no other picture again.",
+                f"recipe.{name} must be {json.dumps(ours)}, not {quoted(json.dumps(said))}: this version can make no "
+                "other picture again.",
             )
     return recipe
 
@@ -198,8 +225,8 @@ def _step(part: int | str) -> str:
 def only_here(recipe: Recipe) -> list[tuple[str, Any, Any]]:
     """Fields that this version reads but can honour in one way only: name, what is said, what it can be."""
     found: list[tuple[str, Any, Any]] = [
-        ("lossy", list(recipe.lossy), []),
-        ("plan.batch", recipe.plan.batch, 1),
+        ("lossy", list(recipe.lossy), _lossy_here(recipe)),
+        ("plan.batch", recipe.plan.batch, _batch_here(recipe)),
     ]
     entry = BASE_MODELS.get(recipe.model.key)
     if entry is not None:  # an unknown key is refused with the request
@@ -208,6 +235,18 @@ def only_here(recipe: Recipe) -> list[tuple[str, Any, Any]]:
             ("model.accelerator", _unpinned(recipe.model.accelerator, entry.accelerator), entry.accelerator),
         ]
     return found
+
+
+def _lossy_here(recipe: Recipe) -> list[str]:
+    """Of its shortcuts those that this version takes with its model."""
+    entry = BASE_MODELS.get(recipe.model.key)
+    return [name for name in dict.fromkeys(recipe.lossy) if entry is not None and name in lossy_of(entry)]
+
+
+def _batch_here(recipe: Recipe) -> int:
+    """As many at once as it says, where this version draws so many; else one by one."""
+    batch = recipe.plan.batch
+    return batch if 1 <= batch <= MOST_TOGETHER and (recipe.images == 1 or batch <= recipe.images) else 1
 
 
 def _unpinned(said: str | None, ours: str | None) -> str | None:
@@ -249,6 +288,7 @@ def recipe_of(job: Job, done: Done) -> Recipe:
             )
         )  # fmt: skip
     return Recipe(
+        version=1 if request.upscale is None else 2,
         app=f"{APP} {APP_VERSION}",
         model=RecipeModel(
             key=entry.key,
@@ -269,7 +309,9 @@ def recipe_of(job: Job, done: Done) -> Recipe:
         allow_partial=request.allow_partial,
         total_strength=request.total_strength,
         init=_init_of(request),
+        upscale=upscale_of(request),
         plan=Plan.model_validate(done.plan),
+        lossy=request.lossy,
         libraries=libraries_here(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -279,6 +321,13 @@ def _init_of(request: GenerationRequest) -> RecipeInit | None:
     if request.image is None or request.strength is None:
         return None
     return RecipeInit(sha256=request.image, mask_sha256=request.mask, strength=request.strength)
+
+
+def upscale_of(request: GenerationRequest) -> RecipeUpscale | None:
+    """The recipe's words for a request's second pass."""
+    if request.upscale is None or request.upscale_strength is None:
+        return None
+    return RecipeUpscale(factor=request.upscale, strength=request.upscale_strength)
 
 
 def permalink(recipe: Recipe) -> str:

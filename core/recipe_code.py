@@ -12,6 +12,7 @@ from core.parts import PARTS
 from core.prompt_forms import texts_of
 from core.recipe import Recipe, RecipeLora
 from core.samplers import SAMPLERS
+from core.second_pass import passes_of
 from lora_catalog.reference import LoraRef
 
 _DENOISERS = {"StableDiffusion3Pipeline": "transformer"}
@@ -84,27 +85,49 @@ def as_diffusers(recipe: Recipe) -> str:
     entry = BASE_MODELS[recipe.model.key]
     sampler = SAMPLERS[recipe.sampler]
     scheduler = sampler.scheduler
+    enlarged = ["AutoPipelineForImage2Image"] if recipe.upscale else []
     changes = "".join(f", {name}={_literal(value)}" for name, value in sampler.changes.items())
     lines = [
         *_reserves(recipe),
         "import torch",
-        f"from diffusers import {', '.join(sorted(filter(None, (entry.pipeline, scheduler))))}",
+        f"from diffusers import {', '.join(sorted(filter(None, (entry.pipeline, scheduler, *enlarged))))}",
         *(["from huggingface_hub import hf_hub_download"] if entry.rest and entry.published else []),
+        *(["from PIL import Image"] if enlarged else []),
         "",
         f"pipeline = {entry.pipeline}.{'from_single_file' if entry.rest else 'from_pretrained'}(",
         *(f"    {argument}," for argument in _weights(recipe, entry)),
         f").to({_literal(recipe.plan.device)})",
         *([f"pipeline.scheduler = {scheduler}.from_config(pipeline.scheduler.config{changes})"] if scheduler else []),
         *_blend(recipe, entry),
+        *(["second = AutoPipelineForImage2Image.from_pipe(pipeline)"] if enlarged else []),
         *_pictures_of(recipe),
         "    picture = pipeline(",
         *(f"        {name}={value}," for name, value in _call(recipe, entry).items()),
         '        generator=torch.Generator("cpu").manual_seed(seed),',
         "    ).images[0]",
+        *_second_pass(recipe, entry),
         '    picture.save(f"lora-loom-{seed}.png")',
         "",
     ]
     return "\n".join(lines)
+
+
+def _second_pass(recipe: Recipe, entry: BaseModel) -> Iterator[str]:
+    """The picture enlarged and drawn over once more, within the loop over the seeds."""
+    if recipe.upscale is None:
+        return
+    asked = passes_of(recipe.request())[1]
+    said = _call(recipe, entry)
+    size = {name: said.pop(name) and str(getattr(asked, name)) for name in ("width", "height")}
+    # diffusers rounds the steps that a strength leaves up for SD3, and down for the others
+    sd3 = entry.pipeline in _DENOISERS
+    strength = min(1.0, (asked.steps_run + (-0.5 if sd3 else 0.5)) / asked.steps)
+    said |= (size if sd3 else {}) | {"strength": repr(strength)}
+    yield "    picture = second("
+    yield f"        image=picture.resize(({asked.width}, {asked.height}), Image.Resampling.LANCZOS),"
+    yield from (f"        {name}={value}," for name, value in said.items())
+    yield '        generator=torch.Generator("cpu").manual_seed(seed),'
+    yield "    ).images[0]"
 
 
 def _weights(recipe: Recipe, entry: BaseModel) -> Iterator[str]:
@@ -218,6 +241,10 @@ def _reserves(recipe: Recipe) -> Iterator[str]:
     if recipe.plan.quantisation:
         packed = _one_line(recipe.plan.quantisation)
         yield f"# It was drawn with {packed}, which this script leaves out: pixels differ, and it takes more memory."
+    if recipe.plan.batch > 1:
+        yield f"# It was drawn in batches of {recipe.plan.batch}; here one by one: the last bits may differ."
+    if recipe.lossy:
+        yield f"# It was drawn with shortcuts, which this script leaves out: {_one_line(', '.join(recipe.lossy))}."
     for lora in recipe.loras:
         name = _one_line(lora.ref)
         if lora.muted:

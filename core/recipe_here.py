@@ -13,6 +13,7 @@ from core.base_models import BASE_MODELS, BaseModel
 from core.checkpoints import sha256_of
 from core.memory import plans_making
 from core.recipe import Recipe, RecipeInit, RecipeLora, libraries_here, only_here
+from core.request import MOST_TOGETHER
 from lora_catalog.catalog import Catalog
 from lora_catalog.errors import CatalogError, HubBusy, HubUnreachable, UnknownRef, quoted
 from lora_catalog.reference import LoraRef
@@ -22,9 +23,10 @@ from lora_catalog.visitor import Visitor
 MOST_SAID = 64
 
 _HOW = {
-    "lossy": "It was drawn with shortcuts that change pixels, which this version does not take.",
-    "plan.batch": "It was drawn together with others in one batch; here every picture is drawn by itself, and the last "
-    "bits may differ.",
+    "lossy": "It was drawn with shortcuts that change pixels, and not all of them can be taken here with its model.",
+    "plan.batch": "It was drawn together with others, but no batch of that size is drawn here (at most "
+    f"{MOST_TOGETHER} pictures, and no more than were asked for): each is drawn by itself, "
+    "and the last bits may differ.",
     "model.repo": "Its model came from another repo than the one that this model has here.",
     "model.accelerator": "Its speed mode used another few-step LoRA than this model has here.",
 }

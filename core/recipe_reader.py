@@ -15,10 +15,20 @@ from core.base_models import BASE_MODELS
 from core.errors import BadRequest
 from core.fine_tunes import LISTED_ONLY, Models
 from core.prompt_forms import escaped
-from core.recipe import APP, LONGEST_LINK, Plan, Recipe, RecipeLora, RecipeModel, recipe_from_text, text_of_link
+from core.recipe import (
+    APP,
+    LONGEST_LINK,
+    Plan,
+    Recipe,
+    RecipeLora,
+    RecipeModel,
+    recipe_from_text,
+    text_of_link,
+    upscale_of,
+)
 from core.recipe_files import text_in_picture
 from core.recipe_here import UNKNOWN, Here, Unreproducible
-from core.recipe_text import NamedLora, Said, added, read_a1111, sampler_in
+from core.recipe_text import UPSCALER, NamedLora, Said, added, read_a1111, sampler_in
 from core.request import LARGEST_SEED, request_from
 from lora_catalog.catalog import Catalog
 from lora_catalog.errors import BadRef, CatalogError, quoted
@@ -36,6 +46,8 @@ _OF_NO_MATTER = frozenset(
      "Partial LoRAs", "Created Date", "Civitai resources", "Civitai metadata", "Batch size", "Batch pos")
 )  # fmt: skip
 _UNREAD = "image carries a recipe that cannot be read: it is torn or was changed, so use the file as first saved."
+_HIRES = {"Hires upscale": "upscale", "Denoising strength": "upscale_strength"}
+_SECOND_PASS = ("upscale", "upscale_strength")
 _DECIDED_HERE = ("steps", "guidance", "width", "height", "seed", "images", "sampler", "negative_prompt")
 
 
@@ -89,6 +101,8 @@ class RecipeReader:
             return recipe, self._here.differences(recipe, visitor)
         raw = {name: getattr(recipe, name) for name in ("prompt", "allow_partial", "total_strength", *_DECIDED_HERE)}
         raw["loras"] = [lora.model_dump(exclude={"receipt"}) for lora in recipe.loras]
+        if recipe.upscale is not None:
+            raw |= {"upscale": recipe.upscale.factor, "upscale_strength": recipe.upscale.strength}
         fitted, unfit = self._fitted(raw | {"model": self._default_model}, recipe)
         return fitted, [self._instead_of(key), *unfit, *self._here.differences(fitted, visitor)]
 
@@ -100,6 +114,8 @@ class RecipeReader:
             found.append(self._instead_of(model))
             model = self._default_model
         raw: dict[str, Any] = {name: _number(settings[theirs]) for theirs, name in _TAKEN.items() if theirs in settings}
+        if "Hires upscale" in settings:
+            raw |= {name: _number(settings[theirs]) for theirs, name in _HIRES.items() if theirs in settings}
         if size := _SIZE.fullmatch(settings.get("Size", "")):
             raw |= {"width": int(size[1]), "height": int(size[2])}
         if "Sampler" in settings:
@@ -174,6 +190,10 @@ class RecipeReader:
                 request = request_from(raw, self._default_model)
                 break
             except BadRequest as error:
+                if error.field in _SECOND_PASS and "upscale" in raw:
+                    unfit.append(Unreproducible("upscale", f"{error} The second pass was left out."))
+                    raw = {name: value for name, value in raw.items() if name not in _SECOND_PASS}
+                    continue
                 if error.field not in _DECIDED_HERE or error.field not in raw:
                     raise
                 instead = "A new one was drawn." if error.field == "seed" else "The model's own default stands there."
@@ -186,9 +206,11 @@ class RecipeReader:
             RecipeLora(**lora.model_dump(exclude={"sha256"}), sha256=lora.sha256 or "") for lora in request.loras
         )
         fitted = Recipe(
+            version=1 if request.upscale is None else 2,
             app=recipe.app if recipe else app or "A1111 text",
             model=RecipeModel(key=entry.key, repo=entry.published, revision=None, accelerator=entry.accelerator),
             loras=loras,
+            upscale=upscale_of(request),
             plan=recipe.plan if recipe else Plan(dtype=UNKNOWN, device=UNKNOWN),
             libraries=recipe.libraries if recipe else {},
             created_at=recipe.created_at if recipe else datetime.now(UTC).isoformat(timespec="seconds"),
@@ -234,8 +256,19 @@ def _on_the_hub(name: str) -> bool:
         return False
 
 
+def _hires_as_here(settings: Mapping[str, str]) -> dict[str, bool]:
+    """Whether a second pass is enlarged, and counts its steps, as ours is: by Lanczos, and as the first one."""
+    return {
+        "Hires upscaler": settings.get("Hires upscaler") == UPSCALER,
+        "Hires steps": settings.get("Hires steps") in ("0", settings["Steps"]),
+    }
+
+
 def _passed_over(settings: Mapping[str, str]) -> list[Unreproducible]:
-    others = [name for name in settings if name not in _TAKEN and name not in _OF_NO_MATTER]
+    known = {*_TAKEN, *_OF_NO_MATTER}
+    if "Hires upscale" in settings:
+        known |= {*_HIRES, *(name for name, same in _hires_as_here(settings).items() if same)}
+    others = [name for name in settings if name not in known]
     found = [
         Unreproducible(name[:60], f"{quoted(f'{name}: {settings[name]}')} is no setting here: it was passed over.")
         for name in others[:MOST_PASSED_OVER]

@@ -36,6 +36,7 @@ _THEIRS = {
     "flow-euler": "Euler", "flow-heun": "Heun", "euler": "Euler", "euler-ancestral": "Euler a", "dpm++-2m": "DPM++ 2M",
     "dpm++-2m-karras": "DPM++ 2M Karras", "unipc": "UniPC", "lcm": "LCM",
 }  # fmt: skip
+UPSCALER = "Lanczos"
 _OF_OURS = ("automatic", "uniform")  # schedule types that are a sampler's own
 _NEGATIVE = "Negative prompt:"
 _DETAILS = "Lora details"
@@ -102,6 +103,11 @@ def a1111_text(recipe: Recipe) -> str:
         "Size": f"{recipe.width}x{recipe.height}",
         "Model": recipe.model.key,
     }
+    if recipe.upscale is not None:
+        fields |= {
+            "Denoising strength": f"{recipe.upscale.strength:g}", "Hires upscale": f"{recipe.upscale.factor:g}",
+            "Hires steps": recipe.steps, "Hires upscaler": UPSCALER,
+        }  # fmt: skip
     if heard:
         hashes = ", ".join(f"{_name(lora.ref)}: {lora.sha256[:12]}" for lora in heard)
         fields["Lora hashes"] = json.dumps(hashes, ensure_ascii=False)

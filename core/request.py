@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 from core.base_models import BASE_MODELS, BaseModel
 from core.errors import BadRequest
 from core.lora.blocks import fault_of
+from core.lossy import lossy_fault
 from core.prompt import without_lora_tags
 from core.prompt_forms import combinations, longest, texts_of
 from lora_catalog.errors import CatalogError
@@ -21,7 +22,8 @@ LONGEST_PROMPT = 4000  # characters
 MOST_LORAS = 16
 LARGEST_SEED = 2**32 - 1
 MOST_IMAGES = 8
-OVER_STRENGTH, MASKED_STRENGTH = 0.6, 0.9
+OVER_STRENGTH, MASKED_STRENGTH, UPSCALE_STRENGTH = 0.6, 0.9, 0.35
+MOST_TOGETHER = 8  # pictures at once
 Consent = Literal["none", "recipe", "picture"]
 
 
@@ -81,7 +83,10 @@ class GenerationRequest(_Frozen):
 
     Sizes are pixels; `guidance` 1 means none; pictures of one request have the seeds seed, seed + 1, ….
     `total_strength` is what the weights of the LoRAs that are not muted sum to, None for as they are. `image` and
-    `mask` are the sha256 of the files that are drawn over, `strength` how much of `steps` is drawn over them.
+    `mask` are the sha256 of the files that are drawn over, `strength` how much of `steps` is drawn over them. With
+    `upscale` the finished picture is enlarged by that factor and drawn over again with `upscale_strength`. `batch` is
+    how many pictures go through the denoiser at once: it decides on their last bits. `lossy` names shortcuts
+    (core/lossy.py).
     """
 
     prompt: Text
@@ -100,6 +105,10 @@ class GenerationRequest(_Frozen):
     image: Sha256 | None = None
     mask: Sha256 | None = None
     strength: Annotated[Number, Field(ge=0, le=1)] | None = None
+    upscale: Annotated[Number, Field(gt=1, le=4)] | None = None
+    upscale_strength: Annotated[Number, Field(ge=0, le=1)] | None = None
+    batch: Annotated[Whole, Field(ge=1, le=MOST_TOGETHER)] = 1
+    lossy: tuple[str, ...] = ()
     consent: Consent | None = None  # the owner's default
     visitor: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_-]*$")] = ""
 
@@ -115,6 +124,13 @@ class GenerationRequest(_Frozen):
     def steps_run(self) -> int:
         """The last of the steps, where a picture stands at the beginning; else all."""
         return self.steps if self.strength is None else steps_run(self.steps, self.strength)
+
+    @property
+    def result_size(self) -> tuple[int, int]:
+        """Width and height of the finished picture."""
+        if self.upscale is None:
+            return self.width, self.height
+        return enlarged(self.width, self.upscale), enlarged(self.height, self.upscale)
 
     @model_validator(mode="after")
     def _within_the_model(self) -> Self:
@@ -136,11 +152,7 @@ class GenerationRequest(_Frozen):
         if self.image is not None and self.strength is None:
             raise Unfit("strength", "strength is required where a picture is drawn over.")
         if self.steps_run < 1:
-            raise Unfit(
-                "strength",
-                f"strength must be at least {math.ceil(1000 / self.steps) / 1000:g} for {self.steps} steps: "
-                "less leaves no step to draw.",
-            )
+            raise Unfit("strength", _too_weak("strength", self.steps))
         for name in ("prompt", "negative_prompt"):
             if longest(getattr(self, name)) > LONGEST_PROMPT:
                 raise Unfit(
@@ -148,6 +160,11 @@ class GenerationRequest(_Frozen):
                     f"{name} must have at most {LONGEST_PROMPT} characters, where it has forms such as {{a|b}} with "
                     "one more for each brace, bracket and backslash.",
                 )
+        self._second_pass_fits()
+        if self.images > 1 and self.batch > self.images:
+            raise Unfit("batch", f"batch must not exceed images, which is {self.images}.")
+        if fault := lossy_fault(self.lossy, entry):
+            raise Unfit("lossy", f"lossy {fault}.")
         if self.negative_prompt and not entry.takes_negative_prompt:
             raise Unfit("negative_prompt", f"negative_prompt must be left empty: {entry.key} draws without guidance.")
         if self.seed + self.images - 1 > LARGEST_SEED:
@@ -159,6 +176,24 @@ class GenerationRequest(_Frozen):
             if fault := fault_of(lora.blocks or {}, entry.family, entry.key):
                 raise Unfit(f"loras[{number}].blocks", f"loras[{number}].blocks {fault}.")
         return self
+
+    def _second_pass_fits(self) -> None:
+        if self.upscale is None:
+            if self.upscale_strength is not None:
+                raise Unfit("upscale_strength", "upscale_strength must come together with upscale, which enlarges.")
+            return
+        largest, sides = self.entry.largest_result, f"{self.width} × {self.height}"
+        if max(self.result_size) > largest:
+            most = math.floor(100 * (largest + 7.5) / max(self.width, self.height)) / 100  # 7.5: rounded down to it
+            rule = f"from above 1 to {most:g}" if most > 1 else "left out"
+            raise Unfit(
+                "upscale",
+                f"upscale must be {rule} for {sides}: {self.entry.key} draws at most {largest} pixels a side.",
+            )
+        if self.upscale_strength is None:
+            raise Unfit("upscale_strength", "upscale_strength is required where a picture is enlarged.")
+        if steps_run(self.steps, self.upscale_strength) < 1:
+            raise Unfit("upscale_strength", _too_weak("upscale_strength", self.steps))
 
 
 class Unfit(ValueError):
@@ -181,6 +216,10 @@ def _not(value: float) -> str:
     return f", not {value:g}" if abs(value) < 1e9 else ""
 
 
+def _too_weak(name: str, steps: int) -> str:
+    return f"{name} must be at least {math.ceil(1000 / steps) / 1000:g} for {steps} steps: less leaves no step to draw."
+
+
 def _either(values: tuple[str, ...]) -> str:
     return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
 
@@ -188,6 +227,11 @@ def _either(values: tuple[str, ...]) -> str:
 def steps_run(steps: int, strength: float) -> int:
     """Rounded down, but for what floats lose: 0.29 of 100 are 29."""
     return int(steps * strength + 1e-9)
+
+
+def enlarged(side: int, factor: float) -> int:
+    """A side of the second pass: to the nearest multiple of 16 pixels, halves up."""
+    return 16 * int(side * factor / 16 + 0.5)
 
 
 def strength_for(steps: int, masked: bool) -> float:
@@ -211,6 +255,10 @@ def request_from(raw: Mapping[str, Any], default_model: str) -> GenerationReques
     filled |= given
     if "image" in filled and "strength" not in filled and type(filled["steps"]) is int and filled["steps"] > 0:
         filled["strength"] = strength_for(filled["steps"], "mask" in filled)
+    if "upscale" in filled and type(filled["steps"]) is int and filled["steps"] > 0:
+        filled.setdefault("upscale_strength", max(UPSCALE_STRENGTH, 1 / filled["steps"]))
+    if isinstance(filled.get("lossy"), list):
+        filled["lossy"] = tuple(filled["lossy"])
     if isinstance(filled["prompt"], str) and len(filled["prompt"]) <= LONGEST_PROMPT:
         filled["prompt"], tagged = without_lora_tags(filled["prompt"])
         if without_lora_tags(filled["prompt"])[1]:
@@ -319,4 +367,7 @@ _RANGES = {
     "end": "a number from 0 to 1",
     "total_strength": "a number above 0, at most 10",
     "strength": "a number from 0 to 1",
+    "upscale": "a number above 1, at most 4",
+    "upscale_strength": "a number from 0 to 1",
+    "batch": f"a whole number from 1 to {MOST_TOGETHER}",
 }

@@ -41,8 +41,14 @@ _GENERATE: dict[str, Any] = {
     "sampler": _TEXT, "total_strength": _NUMBER, "allow_partial": _FLAG, "image": _FILE, "mask": _FILE,
     "strength": _NUMBER, "consent": _TEXT, "visitor": _TEXT, "recipe": _OBJECT,
 }  # fmt: skip
-_COMPARE: dict[str, Any] = {name: schema for name, schema in _GENERATE.items() if name not in ("images", "recipe")}
-_GRID: dict[str, Any] = _COMPARE | {"columns": _OBJECT, "rows": _OBJECT, "baseline": _FLAG}
+# Came later, and so stand last: whoever sends plain lists of inputs sends them as they were.
+_FURTHER: dict[str, Any] = {
+    "upscale": _NUMBER, "upscale_strength": _NUMBER, "lossy": {"type": "array", "items": _TEXT},
+}  # fmt: skip
+_BATCH = {"batch": _WHOLE}
+_ONE: dict[str, Any] = {name: schema for name, schema in _GENERATE.items() if name not in ("images", "recipe")}
+_COMPARE = _ONE | _FURTHER
+_GRID: dict[str, Any] = _ONE | {"columns": _OBJECT, "rows": _OBJECT, "baseline": _FLAG} | _FURTHER
 _SEARCH: dict[str, Any] = {
     "query": _TEXT, "family": _TEXT, "sort": _TEXT, "licence": _TEXT, "nsfw": _FLAG, "limit": _WHOLE, "cursor": _TEXT,
     "visitor": _TEXT,
@@ -77,7 +83,9 @@ class Endpoints:
     def declare(self) -> None:
         """Adds the endpoints to the Blocks being built; nothing of them shows on the page."""
         recipe = gr.JSON(label="recipe", visible=False)
-        _endpoint("generate", self.generate, _GENERATE, [self.pictures, recipe], concurrency_id="draw")
+        _endpoint(
+            "generate", self.generate, _GENERATE | _FURTHER | _BATCH, [self.pictures, recipe], concurrency_id="draw"
+        )
         table, sheet = gr.JSON(label="table", visible=False), gr.File(label="sheet", visible=False)
         compared = [self.pictures, table, sheet]
         _endpoint("compare_loras", self.compare_loras, _COMPARE, compared, concurrency_id="draw")

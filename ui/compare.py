@@ -176,7 +176,7 @@ class CompareTab:
 def asked(ask: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     """What the page asks for as the API would get it, unchecked, and what makes it: a strip or a grid."""
     said = ask if isinstance(ask, dict) else {}
-    raw = raw_request(values) | {"images": None}
+    raw = raw_request(values) | {"images": None, "batch": None}
     if said.get("kind") != "grid":
         return raw, compare_loras
     axes = {side: axis_in(said.get(side)) for side in ("columns", "rows")}

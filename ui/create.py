@@ -19,6 +19,7 @@ from ui.about import POCKET_LINE, about_html
 from ui.address import address_of
 from ui.blend_rows import blend_rows, refitted
 from ui.form import Form, pictures_in, raw_request
+from ui.further import Further
 from ui.messages import alert_html
 from ui.open_recipe import OpenRecipe
 from ui.over_picture import OverPicture
@@ -83,6 +84,7 @@ class CreateTab:
                     self.recycle = gr.Button("↺ Last", size="sm", elem_id="recycle")
                 images = gr.Slider(1, 8, 1, step=1, label="Pictures", elem_id="images")
                 self.over = OverPicture()
+                self.further = more = Further(entry)
                 self.consent = gr.Radio(
                     _CONSENTS, value=studio.default_consent, label=_kept_where(dataset), elem_id="consent",
                 )  # fmt: skip
@@ -91,7 +93,10 @@ class CreateTab:
         self.last_seed = gr.State(None)
         self.visitor = gr.Textbox(visible="hidden", elem_id="visitor")  # filled when the page has loaded
         self.token = gr.Textbox(type="password", visible="hidden", elem_id="hub-token")
-        self.form = Form(prompt, negative_prompt, model, loras, width, height, steps, guidance, sampler, seed, images)
+        self.form = Form(
+            prompt, negative_prompt, model, loras, width, height, steps, guidance, sampler, seed, images,
+            more.upscale, more.upscale_strength, more.batch, more.lossy,
+        )  # fmt: skip
         self._wire()
         self.quota.wire(self.form)
         self.overlap.wire(self.form, self.visitor, self.token)
@@ -211,6 +216,7 @@ class CreateTab:
             self.guidance_note: gr.update(value=_guidance_note(entry)),
             self.model_note: gr.update(value=_note(entry, self.studio.engine.availability(key))),
             self.words: gr.update(visible=entry.embedded),
+            **self.further.of_model(entry),
         }
 
 

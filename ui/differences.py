@@ -29,7 +29,10 @@ def _facts(recipe: Recipe) -> dict[str, str]:
         "Steps": str(recipe.steps),
         "Guidance": f"{recipe.guidance:g}",
         "Sampler": recipe.sampler,
+        "Second pass": f"× {recipe.upscale.factor:g}, strength {recipe.upscale.strength:g}" if recipe.upscale else "",
         "Drawn on": f"{recipe.plan.device}, {recipe.plan.dtype}",
+        "Drawn together": f"{recipe.plan.batch} at a time" if recipe.plan.batch > 1 else "",
+        "Shortcuts": ", ".join(recipe.lossy),
         "Libraries": ", ".join(f"{name} {version}" for name, version in sorted(recipe.libraries.items())),
     }
 

@@ -13,6 +13,7 @@ from core.base_models import BASE_MODELS
 from core.prompt_forms import combinations
 from core.request import LONGEST_PROMPT
 from ui.blend_rows import allow_partial_in, loras_in, total_strength_in
+from ui.further import asked_further
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Form:
     sampler: gr.Dropdown
     seed: gr.Number
     images: gr.Slider
+    upscale: gr.Slider
+    upscale_strength: gr.Slider
+    batch: gr.Dropdown
+    lossy: gr.CheckboxGroup
 
     def by_name(self) -> dict[str, Block]:
         """For `inputs_kwargs`."""
@@ -38,7 +43,7 @@ class Form:
 
 def raw_request(values: Mapping[str, Any]) -> dict[str, Any]:
     """The page's values as the API would get them: unchecked, with what the model cannot use left out."""
-    raw = dict(values)
+    raw = {**values, **asked_further(values)}
     raw["loras"] = loras_in(values.get("loras"))
     raw["total_strength"] = total_strength_in(values.get("loras"))
     raw["allow_partial"] = allow_partial_in(values.get("loras"))

@@ -13,6 +13,7 @@ from core.messages import Metered
 from core.request import request_from
 from core.studio import Studio
 from ui.form import Form
+from ui.further import asked_further
 
 
 class Quota:
@@ -29,7 +30,8 @@ class Quota:
             return
         deciding: Mapping[str, Any] = {
             "model": form.model, "width": form.width, "height": form.height, "steps": form.steps,
-            "guidance": form.guidance, "images": form.images, "sampler": form.sampler,
+            "guidance": form.guidance, "images": form.images, "sampler": form.sampler, "upscale": form.upscale,
+            "upscale_strength": form.upscale_strength, "batch": form.batch,
         }  # fmt: skip
         gr.on(
             [component.change for component in deciding.values()],
@@ -44,7 +46,7 @@ class Quota:
 
     def _said(self, engine: Metered, values: Mapping[str, Any]) -> str:
         try:
-            request = request_from({**values, "prompt": ""}, self._model)
+            request = request_from({**values, **asked_further(values), "prompt": ""}, self._model)
         except BadRequest:  # said when it is asked for
             return ""
         if BASE_MODELS[request.model].repo != BASE_MODELS[self._model].repo:

@@ -35,7 +35,8 @@ class Recall:
         """Everything that a recipe may change on the page."""
         form = self._create.form
         return [form.model, form.loras, *self._create.of_model(self._studio.default_model),
-                *self._create.over.outputs, form.prompt, form.seed, form.images, self._tabs]  # fmt: skip
+                *self._create.over.outputs, form.prompt, form.seed, form.images, self._create.further.panel,
+                form.upscale, form.upscale_strength, form.batch, self._tabs]  # fmt: skip
 
     def everything(self, recipe: Recipe, visitor: Visitor = ANYONE) -> dict[Any, Any]:
         """The form as the recipe says, LoRAs that it did not use cleared; whose model is not known here, as it was."""
@@ -49,6 +50,7 @@ class Recall:
         return (
             updates
             | self._create.over.recalled(recipe.init)
+            | self._create.further.recalled(recipe, entry)
             | {
                 form.model: gr.update(value=key, choices=self._create.models()),
                 form.loras: gr.update(value=blend_of(entry, rows, recipe.total_strength, recipe.allow_partial)),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from html import escape
 
 from core.lora.schedule import steps_on
+from core.lossy import LOSSY
 from core.recipe import Recipe, RecipeLora, RecipeReceipt
-from core.request import entry_of, steps_run
+from core.request import enlarged, entry_of, steps_run
 
 EMPTY = ""
 
@@ -23,8 +24,11 @@ def recipe_html(recipe: Recipe) -> str:
         "Size": f"{recipe.width} × {recipe.height}",
         "Steps": f"{recipe.steps}, guidance {recipe.guidance:g}, {recipe.sampler}",
         "Over": _over(recipe),
+        "Second pass": _second_pass(recipe),
         "Total strength": "" if recipe.total_strength is None else f"{recipe.total_strength:g}",
         "Drawn on": f"{recipe.plan.device}, {recipe.plan.dtype}",
+        "Drawn together": f"{recipe.plan.batch} at a time" if recipe.plan.batch > 1 else "",
+        "Shortcuts": ", ".join(LOSSY[name].title if name in LOSSY else name for name in recipe.lossy),
     }
     lines = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
     loras = "".join(_lora_html(lora, _steps_run(recipe)) for lora in recipe.loras)
@@ -40,6 +44,14 @@ def _over(recipe: Recipe) -> str:
         return ""
     what = "a part of a picture" if recipe.init.mask_sha256 else "a picture"
     return f"{what}, strength {recipe.init.strength:g}: the last {_steps_run(recipe)} steps"
+
+
+def _second_pass(recipe: Recipe) -> str:
+    if (second := recipe.upscale) is None:
+        return ""
+    size = " × ".join(str(enlarged(side, second.factor)) for side in (recipe.width, recipe.height))
+    steps = steps_run(recipe.steps, second.strength)
+    return f"to {size}, strength {second.strength:g}: the last {steps} steps"
 
 
 def _lora_html(lora: RecipeLora, steps: int) -> str:

@@ -27,6 +27,7 @@ class Stage:
         self._images, self._clock = images, clock
         self._first: tuple[float, int] | None = None  # when the first step was done, and which that was
         self._progress = Progress("Starting")
+        self._begun = 0  # pictures that were there when those of now were begun
         self._look: str | None = None  # the newest preview, as a data URI
         self._drawn: dict[int, str] = {}
 
@@ -34,7 +35,7 @@ class Stage:
         """Takes in one update of the run."""
         match update:
             case Progress():
-                self._progress = update
+                self._progress, self._begun = update, len(self._drawn)
                 if update.total and update.unit == "steps" and self._first is None:
                     self._first = (self._clock(), update.done)
             case Preview(_, raster):
@@ -60,10 +61,13 @@ class Stage:
             parts.append(f"{megabytes(self._progress.done)} of {megabytes(self._progress.total)}")
         elif self._progress.total:
             each = max(1, self._progress.total // max(1, self._images))
-            picture = min(len(self._drawn), self._images - 1)
-            step = min(each, max(0, self._progress.done - picture * each))
+            together = self._progress.together
+            picture = self._begun if together > 1 else min(len(self._drawn), self._images - 1)
+            step = min(each, max(0, (self._progress.done - picture * each) // together))
             parts.append(f"step {step} of {each}")
-            if self._images > 1:
+            if together > 1:
+                parts.append(f"pictures {picture + 1} to {picture + together} of {self._images}")
+            elif self._images > 1:
                 parts.append(f"picture {picture + 1} of {self._images}")
             parts += self._left()
         return " · ".join(parts) + (" …" if len(parts) == 1 else "")

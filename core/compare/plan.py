@@ -160,7 +160,7 @@ def _with_baseline(
 
 def _base(raw: Mapping[str, Any], ground: Ground) -> tuple[GenerationRequest, Raw]:
     """The request that all pictures come from, and as raw: one seed, one image, its LoRA tags out of the prompt."""
-    given = {name: value for name, value in raw.items() if value is not None} | {"images": 1}
+    given = {name: value for name, value in raw.items() if value is not None} | {"images": 1, "batch": 1}
     base = request_from(given, ground.default_model)
     if base.seed < 0:
         base = base.model_copy(update={"seed": ground.any_seed()})

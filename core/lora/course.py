@@ -27,9 +27,15 @@ class Course:
         allow_partial: bool,
     ) -> None:
         self._blender, self._parts, self._allow_partial = blender, parts, allow_partial
+        self._windows = tuple(windows)
         self._switches = switches(windows, steps)
         self._now = self._switches[0]
         self.receipts = self._blended(self._now)
+
+    def begin(self, steps: int) -> None:
+        """A pass of so many steps begins: windows are shares of each pass's own."""
+        self._switches = switches(self._windows, steps)
+        self.before(0)
 
     def before(self, step: int) -> None:
         """Moves the weights to the blend of a step, counted from 0, if it is another than that of the step before."""

@@ -241,7 +241,7 @@ def test_a_recipe_decides_alone(studio: Studio) -> None:
         ({"version": 2}, "version must be 1"),
         ({"version": True}, "version must be 1"),
         ({"seed": -1}, "recipe.seed must be"),
-        ({"plan": {"dtype": "float32", "device": "cpu", "batch": 4}}, "recipe.plan.batch must be 1"),
+        ({"plan": {"dtype": "float32", "device": "cpu", "batch": 9}}, "recipe.plan.batch must be 1, not “9”"),
         ({"init": {"sha256": "x"}}, "recipe.init.strength is required"),
         ({"wings": 1}, "recipe.wings is not a field"),
         ({"steps": "x"}, "recipe.steps"),

@@ -121,7 +121,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(hub: EmulatedHub, studio: Stud
 
 
 def test_what_differs_between_machines_is_named(studio: Studio) -> None:
-    plan = {"device": "cuda", "dtype": "bfloat16", "quantisation": "nf4", "batch": 2}
+    plan = {"device": "cuda", "dtype": "bfloat16", "quantisation": "nf4", "batch": 9}
     changed = {"plan": plan, "lossy": ["tiny-vae"], "init": {"sha256": "0" * 64, "mask_sha256": None, "strength": 0.5}}
     raw = recipe("pocket-sd3", libraries={"torch": "1.0"}).as_json() | changed
     raw["model"] |= {"revision": "0" * 64, "accelerator": "weaver/fast"}

@@ -45,7 +45,7 @@ class FakeEngine:
         total, done = request.steps * request.images, 0
         drawn = []
         for index in range(request.images):
-            raster = _colour(request.seed + index, request.width, request.height)
+            raster = _colour(request.seed + index, *request.result_size)
             for _ in range(request.steps):
                 if stop.is_set():
                     self.cancelled.set()
@@ -58,7 +58,7 @@ class FakeEngine:
             drawn.append(Drawn(index, request.seed + index, raster))
             yield drawn[-1]
         receipts = tuple(Receipt(264, 264) for _ in job.loras)
-        plan = {"dtype": "float32", "quantisation": None, "device": "cpu", "batch": 1}
+        plan = {"dtype": "float32", "quantisation": None, "device": "cpu", "batch": request.batch}
         yield Done(tuple(drawn), receipts, "0" * 40, plan, seconds=0.1)
 
 

@@ -18,7 +18,8 @@ from tests.ui.fakes import FakeEngine
 
 INPUTS = (
     "prompt", "negative_prompt", "model", "loras", "steps", "guidance", "width", "height", "seed", "images", "sampler",
-    "total_strength", "allow_partial", "image", "mask", "strength", "consent", "visitor", "recipe",
+    "total_strength", "allow_partial", "image", "mask", "strength", "consent", "visitor", "recipe", "upscale",
+    "upscale_strength", "lossy", "batch",
 )  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def test_a_wrong_value_gets_one_sentence(server: Served, fields: dict[str, Any],
 def test_too_few_values_are_counted(server: Served) -> None:
     called = httpx.post(f"{server.url}/gradio_api/call/generate", json={"data": ["a red circle"]}).json()
     events = httpx.get(f"{server.url}/gradio_api/call/generate/{called['event_id']}", timeout=60).text
-    assert "data must hold 19 values" in events
+    assert "data must hold 23 values" in events
 
 
 def test_a_refused_request_draws_nothing(server: Served, engine: FakeEngine) -> None:
