@@ -22,8 +22,9 @@ from core.memory import FULL, MemoryPlan
 from core.messages import Drawn, Job, LoraFile, Message, Over, Preview, Progress, Raster
 from core.modes import mode_for
 from core.preview import Clearing, Looks
-from core.request import GenerationRequest
+from core.request import GenerationRequest, request_from
 from core.samplers import SAMPLERS
+from core.speed import accelerated
 from core.too_long import unread
 
 MOST_PARSED = 2_000_000_000  # bytes of LoRAs kept parsed, the least recently used going first
@@ -36,7 +37,14 @@ class Easel:
     Not thread-safe: the engine's lock guards it.
     """
 
-    def __init__(self, entry: BaseModel, device: str, memory: MemoryPlan = FULL, commit: str | None = None) -> None:
+    def __init__(
+        self,
+        entry: BaseModel,
+        device: str,
+        memory: MemoryPlan = FULL,
+        commit: str | None = None,
+        speed: str = "auto",
+    ) -> None:
         self.entry, self.device, self._memory, self._asked = entry, device, memory, commit
         self._embedded = {entry.key: checked_revision(entry)} if entry.embedded else {}
         self.pipeline = load_pipeline(entry, device, memory, commit)
@@ -46,6 +54,7 @@ class Easel:
         self._vae_dtype = self.pipeline.vae.dtype
         if self._denoiser().dtype == torch.float32:
             self.pipeline.vae.register_to_config(force_upcast=False)  # all is in floats: nothing to cast up and back
+        self.speed = accelerated(self.pipeline, entry, device, memory, speed)
         modules = {n: c for n, c in self.pipeline.components.items() if isinstance(c, torch.nn.Module) and n != "vae"}
         self._blender = Blender(weights_of(modules))
         self._parsed: OrderedDict[str, ParsedLora] = OrderedDict()
@@ -79,6 +88,12 @@ class Easel:
         windows = [(file.start, file.end) for file in job.loras]
         return Course(self._blender, parts, windows, job.request.steps_run, job.request.allow_partial)
 
+    def warm_up(self) -> None:
+        """Draws a picture of the model's own size in few steps, where the first one would wait for a compiler."""
+        if self.speed.on:
+            request = request_from({"prompt": "a lighthouse", "model": self.entry.key, "steps": 2}, self.entry.key)
+            self.draw(request, self.blend(Job(request, ())), lambda: False, lambda message: None)
+
     def unread(self, request: GenerationRequest) -> tuple[str, ...]:
         """Sentences about what no text encoder reads of the request's texts."""
         return unread(self.pipeline, request)
@@ -106,7 +121,9 @@ class Easel:
         """The request's pictures, each from its own CPU generator, so that each can be drawn again alone."""
         pictures = []
         for index in range(request.images):
-            drawn = Drawn(index, request.seed + index, self._picture(request, course, index, stopped, emit, over))
+            with self.speed.drawing():
+                raster = self._picture(request, course, index, stopped, emit, over)
+            drawn = Drawn(index, request.seed + index, raster)
             emit(drawn)
             pictures.append(drawn)
         return tuple(pictures)

@@ -54,7 +54,7 @@ class LocalEngine:
         try:
             with self._lock:
                 entry = BASE_MODELS[key]
-                self._easel_for(entry, self._machine.plan_of(entry), entry.revision)
+                self._easel_for(entry, self._machine.plan_of(entry), entry.revision).warm_up()
         except Exception:
             log.exception("Warming up %s failed", key)
 
@@ -165,7 +165,7 @@ class LocalEngine:
 
         if self._easel is None or not self._easel.serves(entry, plan, commit):
             self._let_go()  # the old model's memory first
-            self._easel = Easel(entry, self._machine.device, plan, commit)
+            self._easel = Easel(entry, self._machine.device, plan, commit, self._machine.speed)
         return self._easel
 
     def _let_go(self) -> None:
