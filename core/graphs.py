@@ -75,7 +75,7 @@ def _kind(leaf: Any) -> Hashable:
 
 def cuda_graph(function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
     """A Record of CUDA's: warmed up on a stream of its own, as torch asks for."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):

@@ -59,7 +59,7 @@ class Speed:
         self, pipeline: Any, entry: BaseModel, device: str, switches: Switches,
         backend: str | Callable[..., Any] = "inductor", record: Record = cuda_graph,
     ) -> None:  # fmt: skip
-        denoiser = denoiser_of(pipeline)
+        denoiser: Any = denoiser_of(pipeline)
         self._kernel: Kernel | None = None
         self._compiled = (switches.blocks or switches.decoder) and _compiles(device, backend)
         said = []

@@ -1,4 +1,4 @@
-"""Compiled blocks, attention kernels and recorded forwards, on small real pipelines; CUDA's own part is not run here."""
+"""Compiled blocks, attention kernels and recorded forwards on small real pipelines; CUDA itself is not run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from core.attention import FLASH, MATH, Kernel, only, working_kernel
 from core.base_models import BASE_MODELS
 from core.drawing import Easel
 from core.graphs import MOST_SHAPES, Replayed
+from core.loading import denoiser_of
 from core.memory import PLANS
 from core.messages import Job, LoraFile
 from core.request import request_from
@@ -171,7 +172,7 @@ def test_a_recorded_forward_draws_the_same_and_sees_a_blend(
     file = lora(tmp_path, ours, 1.0)
     assert drawn(ours) == drawn(plain)
     assert drawn(ours, (file,)) == drawn(plain, (file,)) != drawn(plain)
-    denoiser: Any = core.drawing.denoiser_of(ours.pipeline)
+    denoiser: Any = denoiser_of(ours.pipeline)
     assert len(denoiser.forward._kept) == 1
 
 
