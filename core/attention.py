@@ -43,7 +43,9 @@ def only(kernel: Kernel | None) -> Iterator[None]:
     if kernel is None:
         yield
         return
-    behind = [other.backend for other in PREFERRED if other.backend is not kernel.backend]
+    # Only those after it: on a CPU torch takes no notice of their order.
+    later = [other.backend for other in PREFERRED[PREFERRED.index(kernel) + 1 :]]
+    behind = [backend for backend in later if backend is not kernel.backend]
     with _implemented(kernel), sdpa_kernel([kernel.backend, *behind], set_priority=True):
         yield
 
