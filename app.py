@@ -54,6 +54,7 @@ class Settings:
     mcp: bool
     model: str | None
     plan: str | None
+    speed: str
     data_dir: Path
     log_dataset: str | None
     consent: Consent | None
@@ -103,6 +104,12 @@ def _plan(text: str) -> str:
     return text
 
 
+def _speed(text: str) -> str:
+    if text not in ("auto", "plain"):
+        raise ValueError("auto or plain")
+    return text
+
+
 _PLANS = "; ".join(f"{plan.name}: {plan.does} ({plan.costs})" for plan in PLANS.values())
 
 
@@ -137,6 +144,8 @@ _OPTIONS = (
             " left out: the best one that this machine can run", "KEY"),
     _Option("plan", _plan, None, "how models are laid out in memory; left out, or where it makes no sense for a model:"
             f" the first of these that fits into what is free, but no-t5. {_PLANS}", "NAME"),
+    _Option("speed", _speed, "auto", "auto: on a CUDA GPU compiled blocks, CUDA graphs and the best attention kernel,"
+            " after a first picture that waits for the compiler; plain: none of it", "NAME"),
     _Option("data_dir", _folder, "data", "folder for LoRA files, your own (in loras/) and fetched ones", "DIR"),
     _Option("log_dataset", _dataset, None, "dataset repo of the Hub that records are sent to, made private if it is not"
             " there; needs HF_TOKEN with write access", "USER/REPO"),
@@ -260,7 +269,7 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
     token, public = get_token(), _reached_by_strangers(settings, environ)
     on_zero_gpu = bool(environ.get("SPACES_ZERO_GPU"))
     lend = lender() if on_zero_gpu else None  # before anything uses CUDA
-    machine = survey(token is not None, on_zero_gpu, settings.plan)
+    machine = survey(token is not None, on_zero_gpu, settings.plan, settings.speed)
     endpoint = environ.get("HF_ENDPOINT") or HUB_ENDPOINT
     fine_tunes = FineTunes(HubApi(endpoint), settings.data_dir / "models.json")
     if not public:

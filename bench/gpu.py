@@ -84,6 +84,7 @@ class Ours:
         finally:
             drawing.load_pipeline = published
         self.pipeline = self._easel.pipeline
+        print(f"ours draws with: {self._easel.speed.said or 'no switches'}", flush=True)
         self._course = self._blended({}, "")
 
     def change(self, blend: Blend) -> None:

@@ -23,10 +23,11 @@ from core.memory import FULL, MemoryPlan
 from core.messages import Drawn, Job, LoraFile, Message, Over, Preview, Raster
 from core.modes import mode_for
 from core.preview import Clearing, Looks
-from core.request import GenerationRequest
+from core.request import GenerationRequest, request_from
 from core.samplers import SAMPLERS
 from core.second_pass import Stretch, start_of, stretches_of
 from core.shortcuts import shortcuts
+from core.speed import accelerated
 from core.together import Group, groups_of
 from core.too_long import unread
 from core.words_read import Embeddings, WordsRead
@@ -41,7 +42,14 @@ class Easel:
     Not thread-safe: the engine's lock guards it.
     """
 
-    def __init__(self, entry: BaseModel, device: str, memory: MemoryPlan = FULL, commit: str | None = None) -> None:
+    def __init__(
+        self,
+        entry: BaseModel,
+        device: str,
+        memory: MemoryPlan = FULL,
+        commit: str | None = None,
+        speed: str = "auto",
+    ) -> None:
         self.entry, self.device, self._memory, self._asked = entry, device, memory, commit
         self._embedded = {entry.key: checked_revision(entry)} if entry.embedded else {}
         self.pipeline = load_pipeline(entry, device, memory, commit)
@@ -52,6 +60,7 @@ class Easel:
         self._plan = {"dtype": dtype, "quantisation": changes, "device": device, "batch": 1}
         if self._denoiser().dtype == torch.float32:
             self.pipeline.vae.register_to_config(force_upcast=False)  # all is in floats: nothing to cast up and back
+        self.speed = accelerated(self.pipeline, entry, device, memory, speed)
         modules = {n: c for n, c in self.pipeline.components.items() if isinstance(c, torch.nn.Module) and n != "vae"}
         self._blender = Blender(weights_of(modules))
         self._words = WordsRead(self.pipeline, self._blender.words)
@@ -84,6 +93,12 @@ class Easel:
         windows = [(file.start, file.end) for file in job.loras]
         return Course(self._blender, parts, windows, job.request.steps_run, job.request.allow_partial)
 
+    def warm_up(self) -> None:
+        """Draws a picture of the model's own size in few steps, where the first one would wait for a compiler."""
+        if self.speed.on:
+            request = request_from({"prompt": "a lighthouse", "model": self.entry.key, "steps": 2}, self.entry.key)
+            self.draw(request, self.blend(Job(request, ())), lambda: False, lambda message: None)
+
     def unread(self, request: GenerationRequest) -> tuple[str, ...]:
         """Sentences about what no text encoder reads of the request's texts."""
         return unread(self.pipeline, request)
@@ -110,19 +125,20 @@ class Easel:
     ) -> tuple[Drawn, ...]:
         """The request's pictures, each from its own CPU generator, so that each can be drawn again alone."""
         pictures = []
-        for group in groups_of(request):
-            rows = [row for _, row in group.pictures]
-            starts = [over] * len(group.seeds) if over else []
-            *before, last = stretches_of(request, group)
-            for stretch in before:
-                drawn = dict(zip(rows, self._pass(stretch, group, starts, course, stopped, emit), strict=True))
-                # rows that nobody asked for may show anything
-                firsts = [drawn.get(row, drawn[rows[0]]) for row in range(len(group.seeds))]
-                starts = [start_of(first, over, *request.result_size) for first in firsts]
-            finished = self._pass(last, group, starts, course, stopped, emit)
-            for (index, _), raster in zip(group.pictures, finished, strict=True):
-                pictures.append(Drawn(index, request.seed + index, raster))
-                emit(pictures[-1])
+        with self.speed.drawing(plainly=bool(request.lossy)):
+            for group in groups_of(request):
+                rows = [row for _, row in group.pictures]
+                starts = [over] * len(group.seeds) if over else []
+                *before, last = stretches_of(request, group)
+                for stretch in before:
+                    drawn = dict(zip(rows, self._pass(stretch, group, starts, course, stopped, emit), strict=True))
+                    # rows that nobody asked for may show anything
+                    firsts = [drawn.get(row, drawn[rows[0]]) for row in range(len(group.seeds))]
+                    starts = [start_of(first, over, *request.result_size) for first in firsts]
+                finished = self._pass(last, group, starts, course, stopped, emit)
+                for (index, _), raster in zip(group.pictures, finished, strict=True):
+                    pictures.append(Drawn(index, request.seed + index, raster))
+                    emit(pictures[-1])
         return tuple(pictures)
 
     def _pass(

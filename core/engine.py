@@ -56,7 +56,9 @@ class LocalEngine:
         try:
             with self._lock:
                 self._warming = Progress(f"Loading {entry.title}")
-                self._easel_for(entry, self._machine.plan_of(entry), entry.revision)
+                easel = self._easel_for(entry, self._machine.plan_of(entry), entry.revision)
+                self._warming = Progress(f"Preparing {entry.title} for speed")
+                easel.warm_up()
         except Exception:
             log.exception("Warming up %s failed", key)
         finally:
@@ -176,7 +178,7 @@ class LocalEngine:
 
         if self._easel is None or not self._easel.serves(entry, plan, commit):
             self._let_go()  # the old model's memory first
-            self._easel = Easel(entry, self._machine.device, plan, commit)
+            self._easel = Easel(entry, self._machine.device, plan, commit, self._machine.speed)
         return self._easel
 
     def _let_go(self) -> None:

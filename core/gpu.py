@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from types import MappingProxyType
 from typing import Any
 
-from core.base_models import BASE_MODELS, BaseModel
+from core.base_models import BASE_MODELS
 from core.engine import LocalEngine, in_words
 from core.errors import Cancelled, LoomError, ModelUnavailable, NoGpu
 from core.messages import Done, Failed, Job, Message, Progress, StopFlag
 from core.request import GenerationRequest
 from core.samplers import SAMPLERS
 from core.second_pass import passes_of
-from lora_catalog.card import Family
+from core.work import forward_tflop
 
-# TFLOP of one forward of the denoiser at the family's own size (`_SIDE`, else 1024 px), computed from its shapes:
-# two for each multiplication of its matrices, convolutions and attentions; SSD-1B's and SD's are estimates.
-_FORWARD: Mapping[Family, float] = MappingProxyType({
-    "sd3.5-large": 31.1, "sd3.5-medium": 11.3, "sd3-medium": 8.9, "sdxl": 6.8, "ssd-1b": 4.0, "sd1": 0.8, "sd2": 2.0,
-    "pocket-sd3": 0.01, "pocket-sdxl": 0.01,
-})  # fmt: skip
-_SIDE: Mapping[Family, int] = MappingProxyType({"sd1": 512, "sd2": 768, "pocket-sd3": 128, "pocket-sdxl": 128})
 _DECODE = 10.5  # TFLOP of decoding 1024 × 1024
 _READ = 5.0  # TFLOP of reading both prompts, T5 among the readers
 # TFLOP per second: an estimate, not measured. Half an RTX Pro 6000 is worth about 250 in bf16, of which diffusers
@@ -123,15 +116,9 @@ def _pass(request: GenerationRequest) -> float:
     forwards = SAMPLERS[request.sampler].passes(request.steps_run) * (2 if request.guidance > 1 else 1)
     pixels = request.width * request.height
     batches = math.ceil(request.images / request.batch)
-    step = max(_STEP, request.batch * _forward(request.entry, pixels) / _SPEED)
+    step = max(_STEP, request.batch * forward_tflop(request.entry, pixels) / _SPEED)
     decode = _DECODE * pixels / 1024**2 / _SPEED
     return batches * (_READ / _SPEED + forwards * step) + request.images * decode
-
-
-def _forward(entry: BaseModel, pixels: int) -> float:
-    """TFLOP; about a quarter is attention among the picture's own parts, and grows with the square of its size."""
-    share = pixels / _SIDE.get(entry.family, 1024) ** 2
-    return _FORWARD[entry.family] * share * (0.75 + 0.25 * share)
 
 
 # What spaces 0.51 calls its errors (gr.Error's `title`), and what people can do then.

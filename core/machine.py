@@ -20,6 +20,7 @@ class Machine:
     memory_gb: float | None = None
     has_token: bool = False
     plan: str | None = None
+    speed: str = "auto"  # or `plain`: none of core/speed.py's switches
 
     def plan_of(self, entry: BaseModel, changes: str | None = None) -> MemoryPlan:
         """How `entry` is laid out here: where it fits so that the pixels are those of a recipe with these `changes`.
@@ -71,16 +72,16 @@ def best_model(machine: Machine) -> str:
     return next(iter([*at_speed, *running]), "pocket-sd3")
 
 
-def survey(has_token: bool, on_zero_gpu: bool, plan: str | None = None) -> Machine:
+def survey(has_token: bool, on_zero_gpu: bool, plan: str | None = None, speed: str = "auto") -> Machine:
     """Looks for an accelerator; asks torch, which takes seconds to import, only where the system shows signs of one."""
     if on_zero_gpu:
-        return Machine("cuda", None, has_token, plan)
+        return Machine("cuda", None, has_token, plan, "plain")  # its workers live too briefly to compile in
     nvidia = Path("/proc/driver/nvidia").exists() or Path("/dev/nvidiactl").exists() or sys.platform == "win32"
     if nvidia or sys.platform == "darwin":
         import torch
 
         if torch.cuda.is_available():
-            return Machine("cuda", torch.cuda.mem_get_info()[0] / 1e9, has_token, plan)
+            return Machine("cuda", torch.cuda.mem_get_info()[0] / 1e9, has_token, plan, speed)
         if torch.backends.mps.is_available():
             return Machine("mps", torch.mps.recommended_max_memory() / 1e9, has_token, plan)
     return Machine("cpu", None, has_token, plan)
