@@ -55,6 +55,7 @@ class Settings:
     model: str | None
     plan: str | None
     speed: str
+    aot: bool
     data_dir: Path
     log_dataset: str | None
     consent: Consent | None
@@ -146,6 +147,8 @@ _OPTIONS = (
             f" the first of these that fits into what is free, but no-t5. {_PLANS}", "NAME"),
     _Option("speed", _speed, "auto", "auto: on a CUDA GPU compiled blocks, CUDA graphs and the best attention kernel,"
             " after a first picture that waits for the compiler; plain: none of it", "NAME"),
+    _Option("aot", _switch, None, "on ZeroGPU: compile the model's blocks before the page opens, once, which takes up"
+            " to 25 minutes of the owner's GPU quota; kept in DATA_DIR/aot"),
     _Option("data_dir", _folder, "data", "folder for LoRA files, your own (in loras/) and fetched ones", "DIR"),
     _Option("log_dataset", _dataset, None, "dataset repo of the Hub that records are sent to, made private if it is not"
             " there; needs HF_TOKEN with write access", "USER/REPO"),
@@ -190,7 +193,7 @@ def settings_from(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     return Settings(**values)
 
 
-_UNSET: dict[str, Any] = {"share": False, "mcp": False}
+_UNSET: dict[str, Any] = {"share": False, "mcp": False, "aot": False}
 
 
 def check_address(host: str, port: int) -> None:
@@ -278,7 +281,7 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
     why_not = machine.why_not(BASE_MODELS[model])
     if settings.model is not None and why_not is not None:
         raise WrongSetting(why_not)
-    engine, warm_up = _engine(machine, model, lend)
+    engine, warm_up = _engine(machine, model, lend, settings.data_dir / "aot" if settings.aot else None)
     largest_upload = PUBLIC_UPLOAD if public else LARGEST_FILE
     catalog = _catalog(settings.data_dir, environ.get("HF_ENDPOINT") or HUB_ENDPOINT, public, largest_upload)
     runs = Runs()
@@ -305,15 +308,17 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
     return page, runs, journal, sync, warm_up
 
 
-def _engine(machine: Machine, model: str, lend: Lend | None) -> tuple[Engine, Callable[[], None]]:
+def _engine(machine: Machine, model: str, lend: Lend | None, ahead: Path | None) -> tuple[Engine, Callable[[], None]]:
     """What draws, and what it has still to do once the page is there."""
     from core.engine import LocalEngine
-    from core.gpu import ZeroEngine
+    from core.gpu import ZeroEngine, run_ahead
 
     local = LocalEngine(machine)
     if lend is None:
         return local, lambda: local.warm_up(model)
     local.warm_up(model)  # ZeroGPU's workers get what lies on the device when the page is launched
+    if ahead is not None:
+        run_ahead(local, model, ahead, lend)
     return ZeroEngine(local, model, lend), lambda: None
 
 

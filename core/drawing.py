@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from core.aot import Ahead, compile_ahead
 from core.base_models import BaseModel
 from core.decoding import Decoder
 from core.errors import Cancelled
@@ -94,10 +95,24 @@ class Easel:
         return Course(self._blender, parts, windows, job.request.steps_run, job.request.allow_partial)
 
     def warm_up(self) -> None:
-        """Draws a picture of the model's own size in few steps, where the first one would wait for a compiler."""
+        """Draws where the first picture would wait for a compiler."""
         if self.speed.on:
-            request = request_from({"prompt": "a lighthouse", "model": self.entry.key, "steps": 2}, self.entry.key)
-            self.draw(request, self.blend(Job(request, ())), lambda: False, lambda message: None)
+            self._try_out()
+
+    def compile_ahead(self, folder: Path) -> None:
+        """Compiles the denoiser's blocks into packages in a folder; takes minutes."""
+        compile_ahead(self._denoiser(), self._try_out, folder)
+
+    def take_ahead(self, folder: Path) -> int:
+        """From now on runs the packages of a folder; says in how many blocks."""
+        ahead = Ahead(self._denoiser(), folder)
+        self.speed.put_to_sleep.append(ahead.asleep)
+        return len(ahead)
+
+    def _try_out(self) -> None:
+        """A picture of the model's own size in few steps."""
+        request = request_from({"prompt": "a lighthouse", "model": self.entry.key, "steps": 2}, self.entry.key)
+        self.draw(request, self.blend(Job(request, ())), lambda: False, lambda message: None)
 
     def unread(self, request: GenerationRequest) -> tuple[str, ...]:
         """Sentences about what no text encoder reads of the request's texts."""

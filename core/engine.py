@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.base_models import BASE_MODELS, BaseModel
@@ -63,6 +64,18 @@ class LocalEngine:
             log.exception("Warming up %s failed", key)
         finally:
             self._warming = None
+
+    def compile_ahead(self, key: str, folder: Path) -> None:
+        """Compiles a model's blocks into packages in a folder."""
+        entry = BASE_MODELS[key]
+        with self._lock:
+            self._easel_for(entry, self._machine.plan_of(entry), entry.revision).compile_ahead(folder)
+
+    def take_ahead(self, key: str, folder: Path) -> int:
+        """Makes a model run the packages of a folder; says in how many of its blocks."""
+        entry = BASE_MODELS[key]
+        with self._lock:
+            return self._easel_for(entry, self._machine.plan_of(entry), entry.revision).take_ahead(folder)
 
     def run(self, job: Job, stop: StopFlag) -> Iterator[Message]:
         """Messages as they come. Closing the iterator stops the run within a step."""

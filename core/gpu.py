@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,10 +15,12 @@ from core.base_models import BASE_MODELS
 from core.engine import LocalEngine, in_words
 from core.errors import Cancelled, LoomError, ModelUnavailable, NoGpu
 from core.messages import Done, Failed, Job, Message, Progress, StopFlag
-from core.request import GenerationRequest
+from core.request import GenerationRequest, request_from
 from core.samplers import SAMPLERS
 from core.second_pass import passes_of
 from core.work import forward_tflop
+
+log = logging.getLogger(__name__)
 
 _DECODE = 10.5  # TFLOP of decoding 1024 × 1024
 _READ = 5.0  # TFLOP of reading both prompts, T5 among the readers
@@ -24,6 +28,7 @@ _READ = 5.0  # TFLOP of reading both prompts, T5 among the readers
 # without compilation was seen to get 47 %.
 _SPEED = 110.0
 _STEP = 0.03  # seconds that a step takes at least, whatever it computes
+COMPILING = 1500  # seconds at most, of the owner's own quota
 _START = 8.0  # seconds for a fresh worker to take up 28 GB of weights, and to blend
 _MARGIN = 1.25  # what is asked for and not used costs nothing; a run that exceeds it is killed
 
@@ -92,6 +97,25 @@ class ZeroEngine:
         """In the worker, whose engine is a copy of this process'."""
         with closing(self._local.run(job, _Never())) as messages:  # type: ignore[type-var]
             yield from messages
+
+
+def run_ahead(local: LocalEngine, key: str, above: Path, lend: Lend) -> None:
+    """Before the page is launched: makes `key`'s model run blocks that were compiled ahead of time, compiled now in a
+    worker where the folder `above` lacks them. What goes wrong costs speed, never the start."""
+    from core.aot import folder_for, is_complete
+
+    def compiled(job: Job) -> Generator[Message, None, None]:
+        local.compile_ahead(key, folder)
+        yield Progress("Compiled")
+
+    folder = folder_for(above, key)
+    try:
+        if not is_complete(folder):
+            for _ in lend(compiled, duration=lambda job: COMPILING)(Job(request_from({"prompt": ""}, key))):
+                pass
+        log.info("%d blocks run what was compiled ahead of time", local.take_ahead(key, folder))
+    except Exception as error:  # noqa: BLE001 (spaces' refusals, the compiler's errors, a full disk)
+        log.warning("No block was compiled ahead of time (%s): drawing without.", type(error).__name__)
 
 
 class _Never:

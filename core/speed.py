@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ class Speed:
     ) -> None:  # fmt: skip
         denoiser: Any = denoiser_of(pipeline)
         self._kernel: Kernel | None = None
-        self._replayed: Replayed | None = None
+        self.put_to_sleep: list[Callable[[], AbstractContextManager[None]]] = []  # where a run must be plain
         self._compiled = (switches.blocks or switches.decoder) and _compiles(device, backend)
         said = []
         if switches.channels_last:
@@ -83,9 +83,9 @@ class Speed:
                 """Of the latents: with guidance there are two to a picture."""
                 return forward_tflop(entry, int(numbers * cells)) <= switches.graphs_up_to
 
-            self._replayed = Replayed(denoiser.forward, next(denoiser.parameters()).device, record, pays)
-            forward: Any = self._replayed
+            forward = Replayed(denoiser.forward, next(denoiser.parameters()).device, record, pays)
             denoiser.forward = forward
+            self.put_to_sleep.append(forward.asleep)
             said.append("CUDA graphs of small forwards")
         self.said = ", ".join(said)
         self.on = switches != PLAIN
@@ -98,8 +98,8 @@ class Speed:
         leaves compiled blocks and graphs out, for hooks that are laid around a denoiser for one run."""
         with ExitStack() as stack:
             stack.enter_context(only(self._kernel))
-            if plainly and self._replayed is not None:
-                stack.enter_context(self._replayed.asleep())
+            for asleep in self.put_to_sleep if plainly else ():
+                stack.enter_context(asleep())
             if plainly and self._compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             elif self._compiled:

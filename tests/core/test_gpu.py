@@ -182,7 +182,7 @@ def test_a_used_up_quota_is_a_sentence_that_says_when_to_come_back(space: Space)
 
 
 def test_the_app_loads_the_model_before_the_page_is_launched() -> None:
-    engine, warm_up = app._engine(Machine("cpu"), KEY, lambda task, duration: task)
+    engine, warm_up = app._engine(Machine("cpu"), KEY, lambda task, duration: task, None)
     assert isinstance(engine, ZeroEngine)
     assert engine._local.holds(job())
     warm_up()
