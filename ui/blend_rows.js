@@ -33,6 +33,15 @@ const unweave = (ref) => {
   draw();
 };
 
+// What was applied of each LoRA when the model chosen now drew last.
+let drawn = { model: null, loras: [] };
+const receiptOf = (row) => {
+  const lora = drawn.model === props.value?.model && drawn.loras.find(({ ref }) => same(ref, row.ref));
+  if (!lora?.receipt || lora.muted) return null;
+  const { applied, total } = lora.receipt;
+  return make("span", applied < total ? "receipt partial" : "receipt", `${applied < total ? "In part: " : ""}${applied} of ${total} layers`);
+};
+
 const weightOf = (row) => {
   const line = make("div", "weight");
   const slider = make("input");
@@ -52,6 +61,7 @@ const weightOf = (row) => {
   };
   slider.addEventListener("input", () => set(slider.value, number));
   number.addEventListener("input", () => set(number.value, slider));
+  number.dataset.part = "weight";
   fill();
   line.append(slider, number);
   return line;
@@ -91,8 +101,12 @@ const rowOf = (row) => {
   if (row.why_not) body.append(make("p", "why-not", row.why_not));
   else {
     if (row.caution && row.also === props.value.family) body.append(make("p", "caution", row.caution));
-    if (row.triggers.length) body.append(wordsOf(row));
-    body.append(moreOf(row));
+    const foot = make("div", "foot");
+    if (row.triggers.length) foot.append(wordsOf(row));
+    const receipt = receiptOf(row);
+    if (receipt) foot.append(receipt);
+    foot.append(moreOf(row));
+    body.append(foot);
   }
   node.append(picture(row), body);
   return node;
@@ -116,7 +130,7 @@ const draw = () => {
   const focused = root.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
   const threads = make("div", "threads");
   threads.append(...picked.map(rowOf));
-  if (picked.length) threads.append(totalLine(), partialLine());
+  if (picked.length) threads.append(together());
   const shelf = make("div", "shelf");
   shelf.setAttribute("role", "group");
   shelf.setAttribute("aria-label", "LoRAs for this model");
@@ -126,12 +140,19 @@ const draw = () => {
   more.type = "button";
   more.addEventListener("click", () => window.loom.turnTo("loras"));
   const scrolled = root.querySelector(".shelf")?.scrollLeft ?? 0;
-  root.replaceChildren(make("h2", "", "Blend"), hint, shelf, more, threads);
+  const head = make("div", "over-shelf");
+  head.append(make("h2", "", "Blend"), more);
+  root.replaceChildren(head, ...(picked.length ? [] : [hint]), shelf, threads);
   shelf.scrollLeft = scrolled;
   if (focused) root.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
 };
 
-window.loom = { ...window.loom, weave, unweave, woven, blend: () => ({ ...props.value, rows: rows() }) };
+const receipts = (recipe) => {
+  drawn = { model: recipe?.model?.key ?? null, loras: recipe?.loras ?? [] };
+  draw();
+};
+
+window.loom = { ...window.loom, weave, unweave, woven, receipts, blend: () => ({ ...props.value, rows: rows() }) };
 
 watch("value", () => {
   draw();

@@ -11,7 +11,7 @@ from gradio.blocks import Block
 from core.base_models import BaseModel
 from core.lora.blocks import blocks_of
 from core.recipe import Recipe, RecipeLora
-from core.request import entry_of
+from core.request import GenerationRequest, WeightedLora, entry_of
 from core.studio import Studio
 from lora_catalog.errors import CatalogError
 from lora_catalog.visitor import ANYONE, Visitor
@@ -39,22 +39,24 @@ class Recall:
 
     def everything(self, recipe: Recipe, visitor: Visitor = ANYONE) -> dict[Any, Any]:
         """The form as the recipe says, LoRAs that it did not use cleared; whose model is not known here, as it was."""
-        form, key = self._create.form, recipe.model.key
-        entry = entry_of(key)
-        updates: dict[Any, dict[str, Any]] = dict(self._create.of_model(key))
+        return self._filled(recipe, entry_of(recipe.model.key), visitor) | self._create.over.recalled(recipe.init)
+
+    def asked(self, request: GenerationRequest, visitor: Visitor = ANYONE) -> dict[Any, Any]:
+        """The form as a request from noise says, all else cleared."""
+        return self._filled(request, request.entry, visitor) | self._create.over.recalled(None)
+
+    def _filled(self, asked: Recipe | GenerationRequest, entry: BaseModel, visitor: Visitor) -> dict[Any, Any]:
+        form = self._create.form
+        updates: dict[Any, dict[str, Any]] = dict(self._create.of_model(entry.key))
         for name in _AS_THEY_ARE:
             box = getattr(form, name)
-            updates[box] = gr.update(**updates.get(box, {}) | {"value": getattr(recipe, name)})
-        rows = [self._row(lora, entry, recipe.prompt, visitor) for lora in recipe.loras]
-        return (
-            updates
-            | self._create.over.recalled(recipe.init)
-            | {
-                form.model: gr.update(value=key, choices=self._create.models()),
-                form.loras: gr.update(value=blend_of(entry, rows, recipe.total_strength, recipe.allow_partial)),
-                self._tabs: gr.update(selected=CREATE),
-            }
-        )
+            updates[box] = gr.update(**updates.get(box, {}) | {"value": getattr(asked, name)})
+        rows = [self._row(lora, entry, asked.prompt, visitor) for lora in asked.loras]
+        return updates | {
+            form.model: gr.update(value=entry.key, choices=self._create.models()),
+            form.loras: gr.update(value=blend_of(entry, rows, asked.total_strength, asked.allow_partial)),
+            self._tabs: gr.update(selected=CREATE),
+        }
 
     def remix(self, recipe: Recipe, visitor: Visitor = ANYONE) -> dict[Any, Any]:
         """Everything but the seed: a new one each time."""
@@ -64,7 +66,7 @@ class Recall:
         """The seed of one of its pictures; all else stays."""
         return {self._create.form.seed: gr.update(value=recipe.seed + index), self._tabs: gr.update(selected=CREATE)}
 
-    def _row(self, lora: RecipeLora, entry: BaseModel, prompt: str, visitor: Visitor) -> dict[str, Any]:
+    def _row(self, lora: RecipeLora | WeightedLora, entry: BaseModel, prompt: str, visitor: Visitor) -> dict[str, Any]:
         """As `weave` of the blend's script makes it. A LoRA without a card here is named by its ref, which is enough to
         draw with it or to be told why not."""
         try:

@@ -13,10 +13,11 @@ from PIL import Image
 from core.messages import Drawn, Preview, Progress, Raster
 from core.studio import Generated, Update
 from lora_catalog.errors import megabytes
+from ui import texts
 
 EMPTY = (
-    '<div class="loom idle"><p>Your picture will be woven here.</p></div>'
-    '<div class="status"><p class="said">Say what to draw, then press Generate.</p></div>'
+    f'<div class="loom idle empty"><p>{texts.NO_PICTURE}</p></div>'
+    f'<div class="status"><p class="said">{texts.NO_PICTURE_STATUS}</p></div>'
 )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
@@ -16,6 +18,10 @@ PATIENCE = 30_000  # ms; two busy cores are slow to start a page
 expect.set_options(timeout=PATIENCE)
 
 Visit = Callable[..., Page]
+
+# What most tests are about lies open, as if the visitor had left it so; a new visitor finds it folded.
+FOLDS = dict.fromkeys(("opening", "details", "together", "kept", "recipe-fold"), True)
+UNFOLDED = f"localStorage.setItem('loom-folds', '{json.dumps(FOLDS)}')"
 
 WORDS = PocketWords(
     things=("circle", "house"),
@@ -51,12 +57,16 @@ def open_page(browser: Browser) -> Iterator[Visit]:
     asked_for: list[str] = []
     wrong: list[str] = []
 
-    def opened(url: str, width: int = 1400, height: int = 900, dark: bool = False) -> Page:
+    def opened(
+        url: str, width: int = 1400, height: int = 900, dark: bool = False, folded: bool = False, **more: Any
+    ) -> Page:
         size: ViewportSize = {"width": width, "height": height}
-        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light", **more)
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
+        if not folded:
+            page.add_init_script(UNFOLDED)
         page.on("request", lambda asked: asked_for.append(asked.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda dialog: wrong.append(dialog.message))

@@ -10,6 +10,7 @@ import pytest
 
 from core.request import GenerationRequest
 from tests.conftest import Serve
+from tests.ui.conftest import UNFOLDED
 from tests.ui.fakes import FakeEngine
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class MeteredEngine(FakeEngine):
 @pytest.fixture
 def page(browser: Browser, serve: Serve, tmp_path: Path) -> Page:
     page = browser.new_page()
+    page.add_init_script(UNFOLDED)
     page.goto(serve(MeteredEngine(), tmp_path).url)
     return page
 
