@@ -148,7 +148,7 @@ const draw = () => {
 };
 
 const receipts = (recipe) => {
-  drawn = { model: recipe?.model?.key ?? null, loras: recipe?.loras ?? [] };
+  drawn = { model: recipe.model.key, loras: recipe.loras };
   draw();
 };
 

@@ -61,8 +61,8 @@
     },
     /** A drawing has ended: its recipe's receipts stand in the rows, its error beside the field it is about. */
     drawn(recipe) {
+      if (recipe) window.loom.receipts?.(recipe); // draws the rows anew
       fault.show();
-      window.loom.receipts?.(recipe);
     },
     /** The form was filled by a click: Generate is the next step. */
     ready() {

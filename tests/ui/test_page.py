@@ -111,7 +111,7 @@ def test_words_and_examples_are_a_click_away(visit: Visit) -> None:
     page.get_by_text("Words it understands").click()
     page.locator("#examples .chip").nth(1).click()
     assert prompt(page) == "a yellow house under a starry night sky"
-    page.locator("#words .chip", has_text="circle").click()
+    page.locator("#words .vocabulary .chip", has_text="circle").click()
     assert prompt(page).endswith("night sky circle")
 
 
