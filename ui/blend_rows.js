@@ -39,7 +39,10 @@ const receiptOf = (row) => {
   const lora = drawn.model === props.value?.model && drawn.loras.find(({ ref }) => same(ref, row.ref));
   if (!lora?.receipt || lora.muted) return null;
   const { applied, total } = lora.receipt;
-  return make("span", applied < total ? "receipt partial" : "receipt", `${applied < total ? "In part: " : ""}${applied} of ${total} layers`);
+  const node = make("span", applied < total ? "receipt partial" : "receipt", `${applied} of ${total}`);
+  node.append(make("span", "unit", " layers"));
+  node.title = applied < total ? "Applied in part: the recipe tells what was left out" : "Applied wholly";
+  return node;
 };
 
 const weightOf = (row) => {
@@ -95,7 +98,8 @@ const rowOf = (row) => {
     draw();
   });
   mute.setAttribute("aria-pressed", row.muted);
-  head.append(make("span", "title", row.title), mute, button("tool", "Remove", `Remove ${row.title}`, () => unweave(row.ref)));
+  const receipt = receiptOf(row);
+  head.append(make("span", "title", row.title), ...(receipt ? [receipt] : []), mute, button("tool", "Remove", `Remove ${row.title}`, () => unweave(row.ref)));
   const body = make("div", "body");
   body.append(head, weightOf(row));
   if (row.why_not) body.append(make("p", "why-not", row.why_not));
@@ -103,8 +107,6 @@ const rowOf = (row) => {
     if (row.caution && row.also === props.value.family) body.append(make("p", "caution", row.caution));
     const foot = make("div", "foot");
     if (row.triggers.length) foot.append(wordsOf(row));
-    const receipt = receiptOf(row);
-    if (receipt) foot.append(receipt);
     foot.append(moreOf(row));
     body.append(foot);
   }
