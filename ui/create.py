@@ -17,7 +17,8 @@ from ui import recipe_view, stage, texts
 from ui.about import POCKET_LINE, about_html
 from ui.address import address_of
 from ui.blend_rows import blend_rows, refitted
-from ui.estimate import Estimate, in_short, usual_time
+from ui.durations import in_short
+from ui.estimate import Estimate, usual_time
 from ui.examples import Examples
 from ui.faults import fault_html
 from ui.folds import fold

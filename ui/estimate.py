@@ -14,6 +14,7 @@ from core.messages import Metered
 from core.request import GenerationRequest, request_from
 from core.studio import Studio
 from ui import texts
+from ui.durations import in_short
 from ui.form import Form
 
 
@@ -71,10 +72,3 @@ class Estimate:
 def usual_time(studio: Studio, model: str) -> float | None:
     """Seconds of a picture as the model draws it by itself, where some were measured."""
     return studio.timings.seconds(request_from({"prompt": "", "model": model}, model))
-
-
-def in_short(seconds: float) -> str:
-    """“0.9 s”, “40 s” or “3 min”."""
-    if seconds < 10:
-        return f"{max(seconds, 0.1):.1f} s"
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,4 +1,4 @@
-"""The words of the Create tab in one place: what stands on it, by where it stands."""
+"""The words of the Create tab in one place, by where they stand."""
 
 from __future__ import annotations
 
@@ -53,3 +53,5 @@ NO_PICTURE_EXAMPLES = "Begin with one of these, or with words of your own."
 NO_RECIPE = "Press Generate: the recipe of your picture will stand here, with all that makes it again."
 CANCELLED = "Cancelled."
 NOTHING_DRAWN = "Nothing was drawn."
+TIME_LEFT = "about {} left"
+NO_COMPARISON = "Press Compare: the pictures will stand here side by side, each with its recipe."
