@@ -37,7 +37,7 @@ from ui.visitors import Visitors
 from ui.words import PocketWords, examples_html, words_html
 
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-_SHOW_EXAMPLES = f'<button type="button" class="quiet" aria-expanded="true">{texts.EXAMPLES}</button>'
+_SHOW_EXAMPLES = f'<button type="button" class="quiet" aria-expanded="false">{texts.EXAMPLES}</button>'
 
 
 class CreateTab:
@@ -66,10 +66,7 @@ class CreateTab:
                 self.reuse = Reuse(self.gallery)
                 with fold(texts.RECIPE, "recipe-fold", opens="wide"), gr.Column():
                     self.recipe = gr.HTML(recipe_view.EMPTY, elem_id="recipe", apply_default_css=False)
-                    self.as_json = gr.Accordion(
-                        texts.RECIPE_AS_JSON, open=False, visible=False, elem_id="recipe-details"
-                    )
-                    with self.as_json:
+                    with fold(texts.RECIPE_AS_JSON, "recipe-details", visible=False) as self.as_json:
                         self.recipe_json = gr.JSON(show_label=False, elem_id="recipe-json")
             with gr.Column(elem_id="settings"):
                 model = gr.Dropdown(

@@ -34,6 +34,7 @@ const draw = () => {
 };
 
 document.addEventListener("click", (event) => {
+  if (event.target.closest?.("#generate") && open) turn(null);
   if (!event.target.closest?.("#show-blends button")) return;
   turn(open !== true);
   if (open) root.scrollIntoView({ block: "nearest" });
