@@ -14,8 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from core.base_models import POCKET
 from core.engine import LocalEngine
 from core.machine import Machine
-from tests.conftest import Serve, Served
-from tests.ui.conftest import UNFOLDED
+from tests.conftest import UNFOLDED, Serve, Served
 from ui.examples import FOLDER
 from ui.words import PocketWords
 

@@ -125,10 +125,11 @@ const cardOf = (card, picked) => {
   return node;
 };
 
+const fits = () => (props.cards ?? []).filter((card) => card.family === props.value?.family);
+
 const draw = () => {
   const picked = rows();
-  const cards = props.cards ?? [];
-  const fitting = cards.filter((card) => card.family === props.value?.family);
+  const fitting = fits();
   const focused = root.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
   const threads = make("div", "threads");
   threads.append(...picked.map(rowOf));
@@ -154,7 +155,7 @@ const receipts = (recipe) => {
   draw();
 };
 
-window.loom = { ...window.loom, weave, unweave, woven, receipts, blend: () => ({ ...props.value, rows: rows() }) };
+window.loom = { ...window.loom, weave, unweave, woven, receipts, cards: fits, blend: () => ({ ...props.value, rows: rows() }) };
 
 watch("value", () => {
   draw();

@@ -135,5 +135,6 @@
     there?.scrollIntoView({ block: "start" });
   });
 
+  completion(write);
   keys(write);
 }

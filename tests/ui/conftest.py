@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
-from tests.conftest import Serve, Served
+from tests.conftest import UNFOLDED, Serve, Served
 from tests.ui.fakes import FakeEngine, bundled_loras
 from ui.words import PocketWords
 
@@ -18,10 +17,6 @@ PATIENCE = 30_000  # ms; two busy cores are slow to start a page
 expect.set_options(timeout=PATIENCE)
 
 Visit = Callable[..., Page]
-
-# What most tests are about lies open, as if the visitor had left it so; a new visitor finds it folded.
-FOLDS = dict.fromkeys(("opening", "details", "together", "kept", "recipe-fold"), True)
-UNFOLDED = f"localStorage.setItem('loom-folds', '{json.dumps(FOLDS)}')"
 
 WORDS = PocketWords(
     things=("circle", "house"),

@@ -113,6 +113,14 @@ def test_keys_generate_from_anywhere_cancel_and_walk_through_pictures_and_cards(
     box.press("ArrowLeft")
     box.press("Control+ArrowUp")
     assert box.input_value() == "a house <lora:bundled:pixel:0.85>"
+    box.fill("a house ")
+    box.press_sequentially("<")
+    expect(page.get_by_role("option")).to_have_text(["Neon", "Pixel", "Sketch", "Snail"])
+    box.press_sequentially("pi")
+    expect(page.get_by_role("option")).to_have_text(["Pixel"])
+    box.press("Enter")
+    assert box.input_value() == "a house <lora:bundled:pixel:0.8>"
+    expect(page.get_by_role("option")).to_have_count(0)
 
 
 def test_a_refresh_keeps_the_form_and_a_link_wins_over_it(visit: Visit, server: Served) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from core.request import GenerationRequest
-from tests.conftest import Serve
-from tests.ui.conftest import UNFOLDED
+from tests.conftest import UNFOLDED, Serve
 from tests.ui.fakes import FakeEngine
 
 if TYPE_CHECKING:
