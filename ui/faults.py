@@ -30,7 +30,7 @@ def fault_html(error: Exception, values: Mapping[str, Any]) -> str:
             return _said("model", str(error))
         case LoraRefused() | CatalogError():
             refs = _refs(values)
-            about = [ref for ref in refs if ref in str(error) or _unpinned(ref) in str(error)]
+            about = [ref for ref in refs if any(name in str(error) for name in _names(ref))]
             named = about or (refs if len(refs) == 1 else [])
             return _said("row", str(error), named[0]) if named else alert_html(error)
     return alert_html(error)
@@ -54,8 +54,10 @@ def _refs(values: Mapping[str, Any]) -> list[str]:
     return [str(row.get("ref")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
-def _unpinned(ref: str) -> str:
-    return re.sub(r"@[0-9a-f]{40}", "", ref)
+def _names(ref: str) -> list[str]:
+    """How a sentence may name a LoRA: whole, without its revision, and of a repo by the repo alone."""
+    repo = [re.split("[:@]", ref)[0]] if "/" in ref else []
+    return [ref, re.sub(r"@[^:]+", "", ref), *repo]
 
 
 def _begun(sentence: str) -> str:

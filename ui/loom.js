@@ -125,6 +125,12 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
+  // On a phone Generate is at hand wherever one is, the picture is not.
+  document.addEventListener("click", (event) => {
+    const narrow = matchMedia("(max-width: 860px)").matches;
+    if (narrow && event.target.closest?.("#generate")) document.querySelector("#picture").scrollIntoView({ block: "start" });
+  });
+
   // What a link on the page leads to may be folded away.
   document.addEventListener("click", (event) => {
     const link = event.target.closest?.("#create a[href^='#']");

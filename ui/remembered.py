@@ -114,7 +114,7 @@ class Remembered:
                 box = getattr(form, name)
                 updates[box] = gr.update(**updates.get(box, {}) | {"value": value})
         updates[form.model] = gr.update(value=key, choices=create.models())
-        updates[form.loras] = gr.update(value=refitted(_blend(left.blend), key))
+        updates[form.loras] = gr.update(value=refitted(restored_blend(left.blend), key))
         return updates
 
 
@@ -126,8 +126,8 @@ def _allowed(name: str, value: Any, model: str) -> bool:
     return value is not None
 
 
-def _blend(blend: StoredBlend) -> dict[str, Any]:
-    """With the pictures' own addresses on this server: whatever was stored, the page asks no other."""
+def restored_blend(blend: StoredBlend) -> dict[str, Any]:
+    """Its rows with the pictures' own addresses on this server: whatever was stored, the page asks no other."""
     said = blend.model_dump(mode="json")
     for row in said["rows"]:
         row["picture"] = preview_address(row["ref"]) if row["picture"] else None

@@ -149,7 +149,9 @@ def css() -> str:
 
 def js() -> str:
     """What the page runs once, when it has loaded: a function, with what it uses inside it."""
-    parts = "\n".join((_HERE / f"{name}.js").read_text("utf-8") for name in ("dom", "form", "faults", "completion", "keys"))
+    parts = "\n".join(
+        (_HERE / f"{name}.js").read_text("utf-8") for name in ("dom", "form", "faults", "completion", "keys")
+    )
     return f"() => {{\n{parts}\nreturn ({(_HERE / 'loom.js').read_text('utf-8').rstrip()})();\n}}"
 
 
