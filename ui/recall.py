@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -13,6 +15,8 @@ from core.lora.blocks import blocks_of
 from core.recipe import Recipe, RecipeLora
 from core.request import GenerationRequest, WeightedLora, entry_of
 from core.studio import Studio
+from lora_catalog.card import LoraCard
+from lora_catalog.curated import curated_cards
 from lora_catalog.errors import CatalogError
 from lora_catalog.visitor import ANYONE, Visitor
 from ui.blend_rows import blend_of, shown
@@ -72,13 +76,26 @@ class Recall:
         try:
             card = shown(self._studio.catalog.card(lora.ref, visitor))
         except CatalogError:
-            card = {"title": lora.ref, "family": entry.family, "triggers": [], "picture": None, "nsfw": False}
+            card = _known(lora.ref) or {
+                "title": lora.ref, "family": entry.family, "triggers": [], "picture": None, "nsfw": False,
+            }  # fmt: skip
         about = {name: card[name] for name in ("title", "family", "triggers", "picture", "nsfw")}
         asked = lora.model_dump(include={"ref", "weight", "muted", "start", "end", "text_encoder"})
         said = [word for word in about["triggers"] if word.lower() in prompt.lower()]
         blocks = {entry.family: _boxes(lora.blocks or {}, entry)}
         # It was drawn with this model: whatever its card says, it fits.
         return about | asked | {"said": said, "blocks": blocks, "also": entry.family, "caution": None, "why_not": None}
+
+
+def _known(ref: str) -> dict[str, Any] | None:
+    """The card of our own list, where the Hub does not answer for it."""
+    known = _curated().get(re.sub("@[^:]+", "", ref))
+    return None if known is None else shown(known)
+
+
+@cache
+def _curated() -> dict[str, LoraCard]:
+    return {card.ref: card for card in curated_cards()}
 
 
 def _boxes(blocks: Mapping[str, float], entry: BaseModel) -> dict[str, Any]:
