@@ -50,8 +50,8 @@ class CreateTab:
         entry = BASE_MODELS[studio.default_model]
         with gr.Column(elem_id="create"):
             with gr.Column(elem_id="ask"):
-                gr.HTML(_SHOW_EXAMPLES, elem_id="show-blends", apply_default_css=False)
                 self.opening = OpenRecipe(studio, visitors)
+                gr.HTML(_SHOW_EXAMPLES, elem_id="show-blends", apply_default_css=False)
                 prompt = _prompt(words)
                 self.generate = gr.Button(texts.GENERATE, variant="primary", size="lg", elem_id="generate")
                 self.cancel = gr.Button(texts.CANCEL, variant="stop", size="lg", elem_id="cancel", visible=False)
