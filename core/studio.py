@@ -29,6 +29,7 @@ from core.records.recording import Recorded, recorded
 from core.records.schema import HistoryPage
 from core.request import LARGEST_SEED, Consent, GenerationRequest, entry_of, request_from
 from core.samplers import SAMPLERS
+from core.timings import Timings
 from lora_catalog.catalog import Catalog
 from lora_catalog.preflight import Preflight
 from lora_catalog.reference import LoraRef
@@ -71,6 +72,7 @@ class Studio:
         self.engine, self.catalog, self.default_model, self._models = engine, catalog, default_model, models
         self._recipes = RecipeReader(catalog, Here(catalog, device, engine.availability), default_model, models)
         self.journal, self.default_consent = journal or NoJournal(), default_consent
+        self.timings = Timings()
 
     def models(self) -> list[dict[str, Any]]:
         """Every model with its defaults, and whether it runs here."""
@@ -197,6 +199,7 @@ class Studio:
 
     def _finished(self, job: Job, done: Done, packed: Mapping[Raster, bytes], visitor: Visitor) -> Generated:
         """The pictures, recorded before anybody sees them; those that memory ran out after were drawn anew."""
+        self.timings.note(job.request, done.seconds)
         recipe = recipe_of(job, done)
         recipes = tuple(recipe.of_picture(index) for index in range(len(done.pictures)))
         pictures = tuple(

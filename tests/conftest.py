@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from tests.hub.fixtures import CLIENT_SETTINGS, hub
@@ -27,6 +28,10 @@ CHROMIUM_ARGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+
+# What most tests are about lies open, as if the visitor had left it so; a new visitor finds it folded.
+FOLDS = dict.fromkeys(("opening", "details", "together", "kept", "recipe-fold"), True)
+UNFOLDED = f"localStorage.setItem('loom-folds', '{json.dumps(FOLDS)}')"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import load_file, save_file
 
 from core.base_models import POCKET
-from tests.conftest import free_port
+from tests.conftest import UNFOLDED, free_port
 from tests.core.test_same_pictures import sd3_copies, sdxl_copies
 
 ROOT = Path(__file__).parent.parent
@@ -228,6 +228,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
+    page.add_init_script(UNFOLDED)
     page.goto(address)
     expect(page.locator("#blend .card").first).to_be_visible(timeout=PATIENCE)
     yield page

@@ -20,7 +20,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from core.base_models import POCKET
-from tests.conftest import free_port
+from tests.conftest import UNFOLDED, free_port
 from tests.hub import EmulatedHub
 
 ROOT = Path(__file__).parent.parent
@@ -114,6 +114,7 @@ def test_a_visitor_finds_adds_mutes_and_removes_a_lora_of_the_hub_and_draws_with
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     context.set_default_timeout(60_000)
     page = context.new_page()
+    page.add_init_script(UNFOLDED)
     page.goto(address)
     page.locator("#prompt textarea").fill(PROMPT["prompt"])
     page.locator("#seed input").fill("7")

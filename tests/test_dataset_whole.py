@@ -15,7 +15,7 @@ from pathlib import Path
 from gradio_client import Client
 from playwright.sync_api import Browser, expect
 
-from tests.conftest import free_port
+from tests.conftest import UNFOLDED, free_port
 from tests.core.dataset_parts import REPO, TOKEN, loaded, rows
 from tests.hub import EmulatedHub, faults
 
@@ -60,6 +60,7 @@ def test_a_picture_answered_before_kill_9_is_in_the_dataset_once(
     hub.fail("/commit/main", faults.status(503), times=99, done=False)
     with started(hub, tmp_path / "data") as (address, process):
         page = browser.new_page()
+        page.add_init_script(UNFOLDED)
         page.goto(address)
         expect(page.locator("#consent")).to_contain_text(f"and in the dataset {REPO}")
         page.locator("#prompt textarea").fill("a red circle on a blue background")

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from gradio_client import Client
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 from playwright.sync_api import Browser, Page, expect
 
 from core.base_models import POCKET
 from core.engine import LocalEngine
 from core.machine import Machine
-from tests.conftest import Serve, Served
+from tests.conftest import UNFOLDED, Serve, Served
+from ui.examples import FOLDER
 from ui.words import PocketWords
 
 PATIENCE = 60_000  # ms
@@ -69,6 +70,7 @@ def page(browser: Browser, whole: Served) -> Any:
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
+    page.add_init_script(UNFOLDED)
     page.goto(whole.url)
     expect(page.locator("#blend .card").first).to_be_visible(timeout=PATIENCE)
     yield page
@@ -108,3 +110,22 @@ def test_a_visitor_cancels_a_long_run_and_draws_again(page: Page) -> None:
     page.locator("#images input[type=number]").blur()
     page.locator("#prompt textarea").press("Control+Enter")
     said(page, "carries its recipe")
+
+
+def test_a_first_click_on_an_example_leads_to_the_picture_on_its_card(page: Page, tmp_path: Path) -> None:
+    expect(page.locator(".example")).to_have_count(5)
+    page.locator(".example", has_text="Cat in big pixels").click()
+    expect(page.locator("#prompt textarea")).to_have_value("a black cat in front of a sunset, pixel art")
+    expect(page.locator(".thread .title")).to_have_text("Pixel blocks")
+    expect(page.locator("#generate")).to_be_focused()
+    page.keyboard.press("Enter")
+    said(page, "carries its recipe")
+    expect(page.locator(".example").first).to_be_hidden()
+    with page.expect_download() as download:
+        page.locator("#gallery button[aria-label=Download]").click()
+    download.value.save_as(tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as drawn, Image.open(FOLDER / "sd3-cat.webp") as shown:
+        apart = ImageStat.Stat(ImageChops.difference(drawn.convert("RGB"), shown.convert("RGB"))).mean
+    assert max(apart) < 6  # of 255: the card is a WebP of a few kB
+    page.locator("#show-blends button").click()
+    expect(page.locator(".example").first).to_be_visible()

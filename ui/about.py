@@ -8,10 +8,9 @@ from typing import Any
 
 from core.memory import PLANS
 
-POCKET_LINE = (
-    "Pocket models understand the words below, and little else. "
-    '<a href="#about">How to get real ones</a> stands at the end of this page.'
-)  # HTML
+POCKET_LINE = (  # HTML
+    'Small, ships with LoRA Loom, knows <a href="#words">few words</a>. <a href="#about">How to get real ones</a>'
+)
 
 HOW_TO_GET_REAL_ONES = """
 <h3>How to get real ones</h3>

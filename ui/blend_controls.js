@@ -75,6 +75,8 @@ const moreOf = (row) => {
     );
     const line = textField("Single blocks", `Single blocks of ${title}`, single, props.value.single, (text) => setBlocks(() => ({ single: text })));
     line.classList.add("wide");
+    ["text_encoder", "start", "end"].forEach((part, place) => (first.children[place].lastElementChild.dataset.part = part));
+    line.lastElementChild.dataset.part = "blocks";
     node.append(first, blocks, line, make("p", "hint", "Start and end are shares of the steps, from 0 to 1. A block's number multiplies the weight there."));
   };
   node.append(summary);
@@ -89,8 +91,18 @@ const moreOf = (row) => {
   return node;
 };
 
+const TOGETHER = "together"; // among the page's folds
+const together = () => {
+  const node = make("details", "together");
+  node.append(make("summary", "", "All together"), totalLine(), partialLine());
+  node.open = foldsLeft()[TOGETHER] ?? false;
+  node.addEventListener("toggle", () => keepFold(TOGETHER, node.open));
+  return node;
+};
+
 const totalLine = () => {
   const line = make("label", "total");
+  line.dataset.field = "total_strength";
   const check = make("input");
   const number = make("input");
   const now = props.value.total_strength ?? null;

@@ -33,6 +33,18 @@ const unweave = (ref) => {
   draw();
 };
 
+// What was applied of each LoRA when the model chosen now drew last.
+let drawn = { model: null, loras: [] };
+const receiptOf = (row) => {
+  const lora = drawn.model === props.value?.model && drawn.loras.find(({ ref }) => same(ref, row.ref));
+  if (!lora?.receipt || lora.muted) return null;
+  const { applied, total } = lora.receipt;
+  const node = make("span", applied < total ? "receipt partial" : "receipt", `${applied} of ${total}`);
+  node.append(make("span", "unit", " layers"));
+  node.title = applied < total ? "Applied in part: the recipe tells what was left out" : "Applied wholly";
+  return node;
+};
+
 const weightOf = (row) => {
   const line = make("div", "weight");
   const slider = make("input");
@@ -52,6 +64,7 @@ const weightOf = (row) => {
   };
   slider.addEventListener("input", () => set(slider.value, number));
   number.addEventListener("input", () => set(number.value, slider));
+  number.dataset.part = "weight";
   fill();
   line.append(slider, number);
   return line;
@@ -85,14 +98,17 @@ const rowOf = (row) => {
     draw();
   });
   mute.setAttribute("aria-pressed", row.muted);
-  head.append(make("span", "title", row.title), mute, button("tool", "Remove", `Remove ${row.title}`, () => unweave(row.ref)));
+  const receipt = receiptOf(row);
+  head.append(make("span", "title", row.title), ...(receipt ? [receipt] : []), mute, button("tool", "Remove", `Remove ${row.title}`, () => unweave(row.ref)));
   const body = make("div", "body");
   body.append(head, weightOf(row));
   if (row.why_not) body.append(make("p", "why-not", row.why_not));
   else {
     if (row.caution && row.also === props.value.family) body.append(make("p", "caution", row.caution));
-    if (row.triggers.length) body.append(wordsOf(row));
-    body.append(moreOf(row));
+    const foot = make("div", "foot");
+    if (row.triggers.length) foot.append(wordsOf(row));
+    foot.append(moreOf(row));
+    body.append(foot);
   }
   node.append(picture(row), body);
   return node;
@@ -109,14 +125,15 @@ const cardOf = (card, picked) => {
   return node;
 };
 
+const fits = () => (props.cards ?? []).filter((card) => card.family === props.value?.family);
+
 const draw = () => {
   const picked = rows();
-  const cards = props.cards ?? [];
-  const fitting = cards.filter((card) => card.family === props.value?.family);
+  const fitting = fits();
   const focused = root.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
   const threads = make("div", "threads");
   threads.append(...picked.map(rowOf));
-  if (picked.length) threads.append(totalLine(), partialLine());
+  if (picked.length) threads.append(together());
   const shelf = make("div", "shelf");
   shelf.setAttribute("role", "group");
   shelf.setAttribute("aria-label", "LoRAs for this model");
@@ -126,12 +143,19 @@ const draw = () => {
   more.type = "button";
   more.addEventListener("click", () => window.loom.turnTo("loras"));
   const scrolled = root.querySelector(".shelf")?.scrollLeft ?? 0;
-  root.replaceChildren(make("h2", "", "Blend"), hint, shelf, more, threads);
+  const head = make("div", "over-shelf");
+  head.append(make("h2", "", "Blend"), more);
+  root.replaceChildren(head, ...(picked.length ? [] : [hint]), shelf, threads);
   shelf.scrollLeft = scrolled;
   if (focused) root.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
 };
 
-window.loom = { ...window.loom, weave, unweave, woven, blend: () => ({ ...props.value, rows: rows() }) };
+const receipts = (recipe) => {
+  drawn = { model: recipe.model.key, loras: recipe.loras };
+  draw();
+};
+
+window.loom = { ...window.loom, weave, unweave, woven, receipts, cards: fits, blend: () => ({ ...props.value, rows: rows() }) };
 
 watch("value", () => {
   draw();

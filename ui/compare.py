@@ -22,8 +22,10 @@ from core.compare.run import ABOUT, Standing, compare_grid, compare_loras
 from core.errors import BadRequest, Cancelled
 from core.recipe import read_recipe
 from core.studio import Generated, Studio
+from ui import texts
 from ui.compared import sheet_file
 from ui.create import CreateTab
+from ui.durations import TimeLeft
 from ui.form import raw_request
 from ui.messages import alert_html
 from ui.recall import Recall
@@ -59,7 +61,7 @@ class CompareTab:
                 self.compare = gr.Button("Compare", variant="primary", size="lg", elem_id="compare-button")
                 self.cancel = gr.Button("Cancel", variant="stop", size="lg", elem_id="compare-cancel", visible=False)
                 self.sheet = gr.DownloadButton("Save as one picture", size="lg", elem_id="compare-sheet", visible=False)
-            self.said = gr.HTML(elem_id="compare-said", apply_default_css=False)
+            self.said = gr.HTML(_said(texts.NO_COMPARISON), elem_id="compare-said", apply_default_css=False)
             self.table = gr.HTML(
                 value={}, html_template='<div class="compare-found" hidden></div>', js_on_load=script("compare_table"),
                 apply_default_css=False, elem_id="compare-table",
@@ -116,7 +118,7 @@ class CompareTab:
         """How it stands, whole at each yield: a browser that is behind leaves out all but the newest."""
         looks: dict[str, str] = {}
         table: dict[str, Any] = {}
-        run, done, pace = secrets.token_hex(4), -1, Pace(PACE)
+        run, done, pace, left = secrets.token_hex(4), -1, Pace(PACE), TimeLeft()
         for standing in standings:
             if standing.done != done:
                 done = standing.done
@@ -125,7 +127,10 @@ class CompareTab:
             elif not (standing.ended or pace.due()):
                 continue
             table = table | {"ended": standing.ended}
-            shown: dict[Any, Any] = {self.table: table, self.said: _progress(standing)}
+            shown: dict[Any, Any] = {
+                self.table: table,
+                self.said: _progress(standing, left.of(standing.done, standing.pictures)),
+            }
             if standing.ended:
                 path = sheet_file(standing, self.sheet.GRADIO_CACHE)
                 yield shown | {self.sheet: gr.update(value=path, visible=True)} | self._idle()
@@ -271,7 +276,7 @@ def _with_looks(standing: Standing, looks: Mapping[str, str]) -> dict[str, Any]:
     return {name: table[name] for name in ("kind", "columns", "rows", "cells")}
 
 
-def _progress(standing: Standing) -> str:
+def _progress(standing: Standing, left: str) -> str:
     if standing.ended:
         kept = f"Cancelled; {standing.done} of {standing.pictures} pictures are kept." if standing.cancelled else ""
         whole = f"{len(standing.drawn)} of {standing.pictures} pictures, seed {standing.plan.base.seed}."
@@ -280,7 +285,7 @@ def _progress(standing: Standing) -> str:
     progress = standing.progress
     counted = progress.unit == "steps" and progress.total > 0
     doing = f"step {progress.done} of {progress.total}" if counted else in_words(progress)
-    return _said(f"Picture {at} of {standing.pictures} · {doing}")
+    return _said(f"Picture {at} of {standing.pictures} · {doing}{f' · {left}' if left else ''}")
 
 
 def _said(sentence: str, more: str = "") -> str:

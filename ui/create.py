@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
@@ -12,30 +12,33 @@ from gradio.blocks import Block
 from core.base_models import BASE_MODELS, BaseModel
 from core.errors import Cancelled
 from core.request import LONGEST_PROMPT
-from core.samplers import SAMPLERS
 from core.studio import Generated, Studio
-from ui import recipe_view, stage
+from ui import recipe_view, stage, texts
 from ui.about import POCKET_LINE, about_html
 from ui.address import address_of
 from ui.blend_rows import blend_rows, refitted
+from ui.durations import in_short
+from ui.estimate import Estimate, usual_time
+from ui.examples import Examples
+from ui.faults import fault_html
+from ui.folds import fold
 from ui.form import Form, pictures_in, raw_request
 from ui.further import Further
-from ui.messages import alert_html
 from ui.open_recipe import OpenRecipe
 from ui.over_picture import OverPicture
 from ui.overlap import Overlap
 from ui.pictures import gallery_items
-from ui.quota import Quota
 from ui.recall import Recall
 from ui.reuse import Reuse
 from ui.runs import Pace, Runs
 from ui.save_blend import SaveBlend
+from ui.settings import Settings
 from ui.take_away import take_away_html
 from ui.visitors import Visitors
 from ui.words import PocketWords, examples_html, words_html
 
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-_CONSENTS = [("Nothing", "none"), ("Recipe only", "recipe"), ("Picture", "picture")]
+_SHOW_EXAMPLES = f'<button type="button" class="quiet" aria-expanded="false">{texts.EXAMPLES}</button>'
 
 
 class CreateTab:
@@ -48,57 +51,56 @@ class CreateTab:
         entry = BASE_MODELS[studio.default_model]
         with gr.Column(elem_id="create"):
             with gr.Column(elem_id="ask"):
-                prompt, negative_prompt = _prompts(entry, words)
-                self.generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate")
-                self.cancel = gr.Button("Cancel", variant="stop", size="lg", elem_id="cancel", visible=False)
-                self.quota = Quota(studio)
+                self.opening = OpenRecipe(studio, visitors)
+                gr.HTML(_SHOW_EXAMPLES, elem_id="show-blends", apply_default_css=False)
+                prompt = _prompt(words)
+                self.generate = gr.Button(texts.GENERATE, variant="primary", size="lg", elem_id="generate")
+                self.cancel = gr.Button(texts.CANCEL, variant="stop", size="lg", elem_id="cancel", visible=False)
                 self.notice = gr.HTML(elem_id="notice", apply_default_css=False)
-                gr.HTML(examples_html(words), elem_id="examples", apply_default_css=False)
             with gr.Column(elem_id="picture"):
                 self.gallery = gr.Gallery(
                     format="png", show_label=False, preview=True, object_fit="contain", interactive=False,
                     buttons=["download", "fullscreen"], elem_id="gallery",
                 )  # fmt: skip
                 self.stage = gr.HTML(stage.EMPTY, elem_id="stage", apply_default_css=False)
+                self.examples = Examples(studio, visitors)
                 self.reuse = Reuse(self.gallery)
-                self.recipe = gr.HTML(recipe_view.EMPTY, elem_id="recipe", apply_default_css=False)
-                self.as_json = gr.Accordion("Recipe as JSON", open=False, visible=False, elem_id="recipe-details")
-                with self.as_json:
-                    self.recipe_json = gr.JSON(show_label=False, elem_id="recipe-json")
-                self.opening = OpenRecipe(studio, visitors)
+                with fold(texts.RECIPE, "recipe-fold", opens="wide"), gr.Column():
+                    self.recipe = gr.HTML(recipe_view.EMPTY, elem_id="recipe", apply_default_css=False)
+                    with fold(texts.RECIPE_AS_JSON, "recipe-details", visible=False) as self.as_json:
+                        self.recipe_json = gr.JSON(show_label=False, elem_id="recipe-json")
             with gr.Column(elem_id="settings"):
-                model = gr.Dropdown(_choices(studio), value=entry.key, label="Model", filterable=False, elem_id="model")
+                model = gr.Dropdown(
+                    _choices(studio), value=entry.key, label=texts.MODEL, filterable=False, elem_id="model"
+                )
+                self.estimate = Estimate(studio)
                 self.model_note = gr.HTML(_note(entry, None), elem_id="model-note", apply_default_css=False)
-                self.words = gr.Accordion("Words it understands", open=False, visible=entry.embedded, elem_id="words")
-                with self.words:
-                    gr.HTML(words_html(words), apply_default_css=False)
                 loras = blend_rows(studio.catalog.bundled(), entry)
                 self.overlap = Overlap(studio, runs, visitors)
-                self.saving = SaveBlend(studio, runs, visitors)
-                width, height, steps, guidance = _sliders(entry)
-                self.guidance_note = gr.HTML(_guidance_note(entry), elem_id="guidance-note", apply_default_css=False)
-                sampler = gr.Dropdown(**_samplers(entry), label="Sampler", filterable=False, elem_id="sampler")
-                with gr.Row(elem_id="seed-row"):
-                    seed = gr.Number(-1, label="Seed", info="-1 is a new one each time", precision=0, elem_id="seed")
-                    self.dice = gr.Button("⚄ Random", size="sm", elem_id="dice")
-                    self.recycle = gr.Button("↺ Last", size="sm", elem_id="recycle")
-                images = gr.Slider(1, 8, 1, step=1, label="Pictures", elem_id="images")
+                self.settings = Settings(entry)
+                with fold(texts.WORDS, "words", visible=entry.embedded) as self.words, gr.Column():
+                    gr.HTML(examples_html(words) + words_html(words), elem_id="examples", apply_default_css=False)
                 self.over = OverPicture()
                 self.further = more = Further(entry)
-                self.consent = gr.Radio(
-                    _CONSENTS, value=studio.default_consent, label=_kept_where(dataset), elem_id="consent",
-                )  # fmt: skip
-        with gr.Accordion("Models, and how to get real ones", open=False, elem_id="about"):
-            gr.HTML(about_html(studio.models()), apply_default_css=False)
+                self.saving = SaveBlend(studio, runs, visitors)
+                with fold(texts.KEPT, "kept"):
+                    self.consent = gr.Radio(
+                        [(title, name) for name, title in texts.CONSENTS.items()], value=studio.default_consent,
+                        label=_kept_where(dataset), elem_id="consent",
+                    )  # fmt: skip
+                with fold(texts.ABOUT, "about"), gr.Column():
+                    gr.HTML(about_html(studio.models()), apply_default_css=False)
         self.last_seed = gr.State(None)
         self.visitor = gr.Textbox(visible="hidden", elem_id="visitor")  # filled when the page has loaded
         self.token = gr.Textbox(type="password", visible="hidden", elem_id="hub-token")
+        own = self.settings
         self.form = Form(
-            prompt, negative_prompt, model, loras, width, height, steps, guidance, sampler, seed, images,
-            more.upscale, more.upscale_strength, more.batch, more.lossy,
+            prompt, own.negative_prompt, model, loras, own.width, own.height, own.steps, own.guidance, own.sampler,
+            own.seed, own.images, more.upscale, more.upscale_strength, more.batch, more.lossy,
         )  # fmt: skip
         self._wire()
-        self.quota.wire(self.form)
+        self.estimate.wire(self.form)
+        self.settings.wire(self.last_seed)
         self.overlap.wire(self.form, self.visitor, self.token)
         self.saving.wire(self.form, self.visitor, self.token)
 
@@ -106,9 +108,10 @@ class CreateTab:
         """What fills the form from a recipe; a recall is made of this tab, so it comes after it."""
         self.reuse.wire(recall, self.over, self.recipe_json, self.notice)
         self.opening.wire(recall, self.visitor, self.token)
+        self.examples.wire(recall, self.visitor, self.token, self.form.model, self.notice)
 
     def _wire(self) -> None:
-        self.generate.click(
+        drawing = self.generate.click(
             self.draw,
             inputs_kwargs={
                 "last_seed": self.last_seed, "visitor": self.visitor, "token": self.token, "consent": self.consent,
@@ -117,15 +120,15 @@ class CreateTab:
             },
             outputs=[
                 self.stage, self.gallery, self.recipe, self.recipe_json, self.as_json, self.last_seed, self.notice,
-                self.generate, self.cancel, self.reuse.row, self.reuse.chosen,
+                self.generate, self.cancel, self.reuse.chosen, self.estimate.line,
+                self.form.model,
             ],
             preprocess=False,  # our schema judges the values, and its sentences name the fields
             concurrency_id="draw",
             **_PRIVATE,
         )  # fmt: skip
+        drawing.then(None, js="(recipe) => window.loom.drawn(recipe)", inputs=self.recipe_json, **_PRIVATE)
         self.cancel.click(self.stop, outputs=self.cancel, queue=False, **_PRIVATE)
-        self.dice.click(None, js="() => -1", outputs=self.form.seed)
-        self.recycle.click(_reused, inputs=self.last_seed, outputs=self.form.seed, queue=False, **_PRIVATE)
         self.form.model.input(
             self.choose,
             inputs=[self.form.model, self.form.loras],
@@ -152,7 +155,7 @@ class CreateTab:
             self.stage: view.drawing(),
             self.notice: "",
             self.generate: gr.update(visible=False),
-            self.cancel: gr.update(visible=True, value="Cancel", interactive=True),
+            self.cancel: gr.update(visible=True, value=texts.CANCEL, interactive=True),
         }
         session, pace = request.session_hash or "", Pace()
         try:
@@ -160,16 +163,20 @@ class CreateTab:
                 raw = raw_request(values) | self.over.asked(begun, paint, strength)
                 for update in self.studio.generate(raw, self.visitors.of(request, visitor, token), stop):
                     if isinstance(update, Generated):
-                        yield self._shown(update, request) | idle
+                        yield self._shown(update, request) | self._timed(values) | idle
                     else:
                         view.follow(update)
                         if pace.due():
                             yield {self.stage: view.drawing()}
         except Cancelled:
-            yield {self.stage: stage.ended("Cancelled.", last_seed is not None)} | idle
-        except Exception as error:  # noqa: BLE001 - every error must give the buttons back; alert_html logs those that are bugs
-            nothing = stage.ended("Nothing was drawn.", last_seed is not None)
-            yield {self.stage: nothing, self.notice: alert_html(error)} | idle
+            yield {self.stage: stage.ended(texts.CANCELLED, last_seed is not None)} | idle
+        except Exception as error:  # noqa: BLE001 - every error must give the buttons back; fault_html logs those that are bugs
+            nothing = stage.ended(texts.NOTHING_DRAWN, last_seed is not None)
+            yield {self.stage: nothing, self.notice: fault_html(error, values)} | idle
+
+    def _timed(self, values: Mapping[str, Any]) -> dict[Any, Any]:
+        """What is known of the time by now, in the line and in the list of models."""
+        return {self.estimate.line: self.estimate.said(values), self.form.model: gr.update(choices=self.models())}
 
     def _shown(self, generated: Generated, request: gr.Request) -> dict[Any, Any]:
         code = self.studio.recipe_code(generated.recipe, address_of(request))
@@ -180,14 +187,13 @@ class CreateTab:
             self.recipe_json: generated.recipe.as_json(),
             self.as_json: gr.update(visible=True),
             self.last_seed: generated.recipe.seed,
-            self.reuse.row: gr.update(visible=True),
             self.reuse.chosen: 0,
         }
 
     def stop(self, request: gr.Request) -> dict[str, Any]:
         """Sets the visitor's own stop flags; the run notices within a step and gives the buttons back itself."""
         self.runs.stop(request.session_hash or "")
-        return gr.update(value="Cancelling …", interactive=False)
+        return gr.update(value=texts.CANCELLING, interactive=False)
 
     def left(self, request: gr.Request) -> None:
         """A closed tab stops its runs: nobody waits for them."""
@@ -205,97 +211,46 @@ class CreateTab:
 
     def of_model(self, key: str) -> dict[Block, dict[str, Any]]:
         """What follows from the choice of a model alone, as updates by component."""
-        entry, form = BASE_MODELS[key], self.form
-        return {
-            form.negative_prompt: _negative(entry),
-            form.width: gr.update(value=entry.side, maximum=entry.largest_side),
-            form.height: gr.update(value=entry.side, maximum=entry.largest_side),
-            form.steps: _ranged(entry.steps, entry.steps_range),
-            form.guidance: _ranged(entry.guidance, entry.guidance_range),
-            form.sampler: gr.update(**_samplers(entry)),
-            self.guidance_note: gr.update(value=_guidance_note(entry)),
+        entry = BASE_MODELS[key]
+        return self.settings.of_model(entry) | {
             self.model_note: gr.update(value=_note(entry, self.studio.engine.availability(key))),
             self.words: gr.update(visible=entry.embedded),
             **self.further.of_model(entry),
+            self.examples.view: self.examples.of_model(entry),
         }
 
 
-def _prompts(entry: BaseModel, words: PocketWords) -> tuple[gr.Textbox, gr.Textbox]:
+def _prompt(words: PocketWords) -> gr.Textbox:
     example = words.examples[0] if words.examples else ""
-    prompt = gr.Textbox(
-        example, label="Prompt", lines=3, max_lines=8, max_length=LONGEST_PROMPT, elem_id="prompt",
-        placeholder="What to draw; Ctrl+Enter generates",
-        info="{red|blue} draws one of them, [[red, blue]] a picture of each",
+    return gr.Textbox(
+        example, label=texts.PROMPT, lines=2, max_lines=8, max_length=LONGEST_PROMPT, elem_id="prompt",
+        placeholder=texts.PROMPT_HINT, info=texts.PROMPT_FORMS,
     )  # fmt: skip
-    held = _negative(entry)
-    negative = gr.Textbox(
-        label="Negative prompt", lines=1, max_lines=4, max_length=LONGEST_PROMPT, elem_id="negative-prompt",
-        placeholder=held["placeholder"], interactive=held["interactive"],
-    )  # fmt: skip
-    return prompt, negative
-
-
-def _negative(entry: BaseModel) -> dict[str, Any]:
-    said = entry.notes.get("negative_prompt", "What to keep out (optional)")
-    return gr.update(interactive=entry.takes_negative_prompt, placeholder=said)
-
-
-def _sliders(entry: BaseModel) -> tuple[gr.Slider, gr.Slider, gr.Slider, gr.Slider]:
-    with gr.Row(elem_classes="pair"):
-        width = gr.Slider(64, entry.largest_side, entry.side, step=16, label="Width", elem_id="width")
-        height = gr.Slider(64, entry.largest_side, entry.side, step=16, label="Height", elem_id="height")
-    with gr.Row(elem_classes="pair"):
-        steps = gr.Slider(*entry.steps_range, entry.steps, step=1, label="Steps", elem_id="steps")
-        guidance = gr.Slider(
-            **_bounds(entry.guidance_range), value=entry.guidance, step=0.1, label="Guidance", elem_id="guidance"
-        )
-    return width, height, steps, guidance
 
 
 def _kept_where(dataset: str | None) -> str:
-    return "Keep in History" + (f" and in the dataset {dataset}" if dataset else "")
-
-
-def _samplers(entry: BaseModel) -> dict[str, Any]:
-    """Of a dropdown, which hides where there is nothing to choose."""
-    choices = [(SAMPLERS[name].title, name) for name in entry.samplers]
-    return {"choices": choices, "value": entry.samplers[0], "visible": len(choices) > 1}
-
-
-def _ranged(value: float, allowed: tuple[float, float]) -> dict[str, Any]:
-    return gr.update(value=value, **_bounds(allowed))
-
-
-def _bounds(allowed: tuple[float, float]) -> dict[str, Any]:
-    """Of a slider; Gradio's has two ends even where there is but one value to choose: locked there, at its lower."""
-    low, high = allowed
-    return {"minimum": low, "maximum": max(high, low + 1), "interactive": low < high}
-
-
-def _guidance_note(entry: BaseModel) -> str:
-    """Why guidance is held low, under its slider."""
-    note = entry.notes.get("guidance")
-    return f'<p class="hint">{escape(note)}</p>' if note else ""
+    return texts.KEEP_IN_HISTORY + (texts.KEEP_IN_DATASET.format(dataset) if dataset else "")
 
 
 def _note(entry: BaseModel, why_not: str | None) -> str:
     """Why the model cannot draw here, or what it is."""
     if why_not is not None:
         return f'<p class="warning" role="alert">{escape(why_not)}</p>'
-    said = escape(entry.note) + (f" {POCKET_LINE}" if entry.embedded else "")
+    said = POCKET_LINE if entry.embedded else escape(entry.note)
     return f"<p>{said}</p>" if said else ""
 
 
-def _title(entry: BaseModel, available: bool) -> str:
+def _title(entry: BaseModel, available: bool, seconds: float | None) -> str:
     steps = "one step" if entry.steps == 1 else f"{entry.steps} steps"
-    return f"{entry.title} · {steps}" if available else f"{entry.title} · not on this machine"
+    if not available:
+        return f"{entry.title} · {texts.NOT_HERE}"
+    return " · ".join([entry.title, steps, *([] if seconds is None else [in_short(seconds)])])
 
 
 def _choices(studio: Studio) -> list[tuple[str, str]]:
-    """(title, key), those that run here first."""
+    """(title, key), those that run here first, with the time that a picture takes where it was measured."""
     models = sorted(studio.models(), key=lambda model: not model["available"])
-    return [(_title(BASE_MODELS[model["key"]], model["available"]), model["key"]) for model in models]
-
-
-def _reused(last_seed: int | None) -> int:
-    return -1 if last_seed is None else last_seed
+    return [
+        (_title(BASE_MODELS[model["key"]], model["available"], usual_time(studio, model["key"])), model["key"])
+        for model in models
+    ]

@@ -25,3 +25,31 @@ const picture = (card) => {
   image.addEventListener("error", () => image.replaceWith(letter));
   return image;
 };
+
+// What this browser remembers of the page; one that stores nothing remembers until the page is closed, or not at all.
+const kept = (key) => {
+  try {
+    return localStorage.getItem(key);
+  } catch {
+    return null;
+  }
+};
+
+const keepAs = (key, text) => {
+  try {
+    localStorage.setItem(key, text);
+  } catch {
+    // full, or forbidden
+  }
+};
+
+// Which folds were left open, by their ids.
+const FOLDS = "loom-folds";
+const foldsLeft = () => {
+  try {
+    return JSON.parse(kept(FOLDS)) ?? {};
+  } catch {
+    return {}; // not ours
+  }
+};
+const keepFold = (id, open) => keepAs(FOLDS, JSON.stringify({ ...foldsLeft(), [id]: open }));

@@ -11,6 +11,8 @@ from core.base_models import BaseModel
 from core.lossy import LOSSY, lossy_of
 from core.recipe import Recipe
 from core.request import UPSCALE_STRENGTH
+from ui import texts
+from ui.folds import fold, unfolded
 
 ONE_BY_ONE, ALL = "one", "all"
 OFF = 1.0  # of the factor's slider
@@ -24,7 +26,7 @@ class Further:
     """Lays out the panel. Its components are named like fields of a request; `asked` gives those fields."""
 
     def __init__(self, entry: BaseModel) -> None:
-        with gr.Accordion("Second pass, and faster ways", open=False, elem_id="further") as self.panel:
+        with fold(texts.FURTHER, "further") as self.panel, gr.Column():
             gr.HTML(_SECOND_PASS, apply_default_css=False)
             with gr.Row(elem_classes="pair"):
                 self.upscale = gr.Slider(OFF, 4, OFF, step=0.05, label="Scale", elem_id="upscale")
@@ -40,13 +42,15 @@ class Further:
         """Updates that follow from the choice of a model."""
         return {self.lossy: gr.update(**_lossy(entry))}
 
-    def recalled(self, recipe: Recipe, entry: BaseModel) -> dict[Any, Any]:
-        """Updates that make it say what a recipe does; open where that is anything."""
-        factor, strength = (recipe.upscale.factor, recipe.upscale.strength) if recipe.upscale else (OFF, None)
-        lossy = [name for name in recipe.lossy if name in lossy_of(entry)]
-        batch = _batch_of(recipe)
+    def recalled(self, recipe: Recipe | None, entry: BaseModel) -> dict[Any, Any]:
+        """Updates that make it say what a recipe does, or nothing of it; opened where that is anything."""
+        upscale = recipe.upscale if recipe else None
+        factor, strength = (upscale.factor, upscale.strength) if upscale else (OFF, None)
+        lossy = [name for name in recipe.lossy if name in lossy_of(entry)] if recipe else []
+        batch = _batch_of(recipe) if recipe else ONE_BY_ONE
+        says = upscale is not None or bool(lossy) or batch != ONE_BY_ONE
         return {
-            self.panel: gr.update(open=recipe.upscale is not None or bool(lossy) or batch != ONE_BY_ONE),
+            self.panel: unfolded() if says else gr.update(),
             self.upscale: gr.update(value=factor),
             self.upscale_strength: gr.update(value=UPSCALE_STRENGTH if strength is None else strength),
             self.batch: gr.update(**_batches(batch)),

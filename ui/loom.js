@@ -1,4 +1,4 @@
-// The page's own keys and words: Ctrl/Cmd+Enter generates, a clicked word or example goes into the prompt.
+// What the page's scripts share: the visitor's id and token, words into the prompt and out of it, what a browser keeps.
 () => {
   const promptBox = () => document.querySelector("#prompt textarea");
 
@@ -15,39 +15,26 @@
   };
 
   const storedId = () => {
-    try {
-      const stored = localStorage.getItem("loom-visitor") ?? randomId();
-      localStorage.setItem("loom-visitor", stored);
-      return stored;
-    } catch {
-      return randomId(); // a browser that stores nothing: known until the page is closed
-    }
+    const stored = kept("loom-visitor") ?? randomId();
+    keepAs("loom-visitor", stored);
+    return stored;
   };
 
   // Its words name the dataset, if there is one: a choice made before there was one says nothing about it.
   const consentKey = () => `loom-consent ${document.querySelector("#consent")?.textContent}`;
-  const remembered = (key) => {
-    try {
-      return localStorage.getItem(key);
-    } catch {
-      return null;
-    }
-  };
   document.addEventListener("change", (event) => {
     if (!event.target.closest?.("#consent")) return;
-    try {
-      localStorage.setItem(consentKey(), event.target.value);
-    } catch {
-      // a browser that stores nothing: the choice holds until the page is closed
-    }
+    keepAs(consentKey(), event.target.value);
   });
 
   let visitor = null;
   let token = "";
+  const fault = faults();
 
   // The blend rows were here first: Gradio mounts components before it runs this.
   window.loom = {
     ...window.loom,
+    ...formMemory(),
     /** Appends a word to the prompt, after `joint` if there is anything to join. */
     say(word, joint = " ") {
       const before = promptBox().value.trimEnd();
@@ -63,14 +50,25 @@
     /** What a record may keep: as this browser chose last, where the same was said of it, else the owner's default. */
     consent() {
       const inputs = [...document.querySelectorAll("#consent input")];
-      const kept = remembered(consentKey());
-      return (inputs.find((input) => input.value === kept) ?? inputs.find((input) => input.checked))?.value;
+      const chosen = kept(consentKey());
+      return (inputs.find((input) => input.value === chosen) ?? inputs.find((input) => input.checked))?.value;
     },
     /** The visitor's own Hub token, where they gave one: kept by this page alone, until it is closed. */
     token: () => token,
     bring(given) {
       token = given.trim();
       write(token, document.querySelector("#hub-token input, #hub-token textarea"));
+    },
+    /** A drawing has ended: its recipe's receipts stand in the rows, its error beside the field it is about. */
+    drawn(recipe) {
+      if (recipe) window.loom.receipts?.(recipe); // draws the rows anew
+      fault.show();
+    },
+    /** The form was filled by a click: Generate is the next step. */
+    ready() {
+      const generate = document.querySelector("#generate");
+      generate?.scrollIntoView({ block: "nearest" });
+      generate?.focus({ preventScroll: true });
     },
     /** Turns to a tab: "create" or "loras". */
     turnTo(tab) {
@@ -127,9 +125,22 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
-  document.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-    event.preventDefault();
-    document.querySelector("#generate:not(.hidden):not(:disabled)")?.click();
+  // On a phone Generate is at hand wherever one is, the picture is not.
+  document.addEventListener("click", (event) => {
+    const narrow = matchMedia("(max-width: 860px)").matches;
+    if (narrow && event.target.closest?.("#generate")) document.querySelector("#picture").scrollIntoView({ block: "start" });
   });
+
+  // What a link on the page leads to may be folded away.
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("#create a[href^='#']");
+    if (!link) return;
+    event.preventDefault();
+    const there = document.querySelector(link.getAttribute("href"));
+    there?.dispatchEvent(new CustomEvent("loom:unfold"));
+    there?.scrollIntoView({ block: "start" });
+  });
+
+  completion(write);
+  keys(write);
 }

@@ -9,6 +9,8 @@ from typing import Any
 import gradio as gr
 
 from core.studio import Studio
+from ui import texts
+from ui.folds import fold
 from ui.messages import alert_html
 from ui.recall import Recall
 from ui.visitors import Visitors
@@ -20,7 +22,7 @@ ON_LOAD = """() => {
   const link = address.searchParams.get("recipe");
   address.searchParams.delete("recipe");
   if (link !== null) history.replaceState(null, "", address);
-  return [window.loom.visitor(), link, window.loom.consent()];
+  return [window.loom.visitor(), link, window.loom.consent(), window.loom.keptForm(link)];
 }"""
 
 
@@ -29,15 +31,14 @@ class OpenRecipe:
 
     def __init__(self, studio: Studio, visitors: Visitors) -> None:
         self.studio, self.visitors = studio, visitors
-        with gr.Row(elem_id="open-recipe"):
-            gr.HTML("<span>Open a recipe: drop a picture anywhere, or</span>", apply_default_css=False)
-            self.picture = gr.UploadButton("choose one", size="sm", elem_id="recipe-picture")
-        with gr.Accordion("Or paste its text", open=False, elem_id="recipe-paste"):
+        with fold(texts.OPEN_A_RECIPE, "opening"), gr.Column():
+            with gr.Row(elem_id="open-recipe"):
+                gr.HTML(f"<span>{texts.DROP_A_PICTURE}</span>", apply_default_css=False)
+                self.picture = gr.UploadButton(texts.CHOOSE_ONE, size="sm", elem_id="recipe-picture")
             self.text = gr.Textbox(
-                show_label=False, placeholder="A link, a recipe as JSON, or A1111 parameters", lines=2, max_lines=6,
-                elem_id="recipe-text",
+                label=texts.PASTE_A_RECIPE, lines=2, max_lines=6, elem_id="recipe-text",
             )  # fmt: skip
-            self.open = gr.Button("Open", size="md", elem_id="recipe-open")
+            self.open = gr.Button(texts.OPEN, size="md", elem_id="recipe-open")
         self.said = gr.HTML(elem_id="opened", apply_default_css=False)
         self.link = gr.Textbox(
             visible="hidden", elem_id="recipe-link"

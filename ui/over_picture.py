@@ -18,6 +18,8 @@ from core.errors import BadRequest
 from core.pictures import Canvas, with_pictures
 from core.recipe import RecipeInit
 from core.request import OVER_STRENGTH
+from ui import texts
+from ui.folds import fold, unfolded
 from ui.messages import alert_html
 from ui.scripts import script
 
@@ -40,7 +42,7 @@ class OverPicture:
     """Lays out the panel. `file` is a gr.State: no path for it ever comes from a browser."""
 
     def __init__(self) -> None:
-        with gr.Accordion("Over a picture", open=False, elem_id="over") as self.panel:
+        with fold(texts.OVER, "over") as self.panel, gr.Column():
             with gr.Row(elem_id="over-tools"):
                 self.choose = gr.UploadButton(
                     "Choose a picture", file_types=["image"], size="sm", elem_id="over-choose"
@@ -90,7 +92,7 @@ class OverPicture:
         masked = " and paints its own part of it anew: paint that again too" if init.mask_sha256 else ""
         told = f"This recipe begins with the picture whose sha256 is {init.sha256[:12]}…{masked}. Choose that file."
         return {
-            self.panel: gr.update(open=True), self.said: f'<p role="status">{escape(told)}</p>',
+            self.panel: unfolded(), self.said: f'<p role="status">{escape(told)}</p>',
             self.strength: gr.update(value=init.strength),
         }  # fmt: skip
 
@@ -104,7 +106,7 @@ class OverPicture:
     def _held(self, begun: Begun | None, paint: dict[str, Any]) -> dict[Any, Any]:
         there = begun is not None
         return {
-            self.panel: gr.update(open=True), self.remove: gr.update(visible=there), self.paint: gr.update(value=paint),
+            self.panel: unfolded(), self.remove: gr.update(visible=there), self.paint: gr.update(value=paint),
             self.strength: gr.update(visible=there), self.file: begun,
         }  # fmt: skip
 

@@ -23,6 +23,7 @@ from ui.loras import LorasTab
 from ui.open_recipe import ON_LOAD
 from ui.previews import preview_route
 from ui.recall import CREATE, Recall
+from ui.remembered import Remembered
 from ui.runs import Runs
 from ui.sign_in import sign_in_button
 from ui.theme import css, js, theme
@@ -119,6 +120,7 @@ def build_page(
                 create = CreateTab(studio, runs, words, visitors, sync.repo)
                 recall = Recall(studio, create, tabs)
                 create.wire(recall)
+                remembered = Remembered(create)
             with gr.Tab("LoRAs", elem_id="loras-tab"):
                 LorasTab(studio, visitors, create, largest_upload)
             with gr.Tab("Compare", elem_id="compare-tab"):
@@ -127,7 +129,10 @@ def build_page(
                 HistoryTab(studio, visitors, create, recall, sync)
         Endpoints(studio, runs, visitors, sync).declare()
         page.load(
-            None, js=ON_LOAD, outputs=[create.visitor, create.opening.link, create.consent], api_visibility="private"
+            None,
+            js=ON_LOAD,
+            outputs=[create.visitor, create.opening.link, create.consent, remembered.stored],
+            api_visibility="private",
         )
         page.unload(create.left)
         page.unload(compare.left)

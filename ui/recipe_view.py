@@ -8,8 +8,9 @@ from core.lora.schedule import steps_on
 from core.lossy import LOSSY
 from core.recipe import Recipe, RecipeLora, RecipeReceipt
 from core.request import enlarged, entry_of, steps_run
+from ui import texts
 
-EMPTY = ""
+EMPTY = f'<p class="hint">{texts.NO_RECIPE}</p>'
 
 
 def recipe_html(recipe: Recipe) -> str:
@@ -32,7 +33,7 @@ def recipe_html(recipe: Recipe) -> str:
     }
     lines = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
     loras = "".join(_lora_html(lora, _steps_run(recipe)) for lora in recipe.loras)
-    return f'<div class="recipe"><h2>Recipe</h2><dl>{lines}</dl>{f"<ul>{loras}</ul>" if loras else ""}</div>'
+    return f'<div class="recipe"><dl>{lines}</dl>{f"<ul>{loras}</ul>" if loras else ""}</div>'
 
 
 def _steps_run(recipe: Recipe) -> int:

@@ -29,7 +29,7 @@ class Reuse:
     def __init__(self, gallery: gr.Gallery) -> None:
         self.gallery = gallery
         self.chosen = gr.State(0)  # which picture of the gallery
-        with gr.Row(visible=False, elem_id="reuse") as self.row:
+        with gr.Row(elem_id="reuse"):
             gr.HTML("<span>Use again</span>", apply_default_css=False)
             self.everything = gr.Button("Everything", size="sm", elem_id="use-everything")
             self.seed = gr.Button("Seed", size="sm", elem_id="use-seed")

@@ -16,6 +16,8 @@ from core.messages import Progress, StopFlag
 from core.studio import Studio
 from lora_catalog.errors import megabytes
 from lora_catalog.visitor import Visitor
+from ui import texts
+from ui.folds import fold
 from ui.form import Form, blend_in
 from ui.messages import sentence_for
 from ui.runs import Runs
@@ -45,7 +47,7 @@ class SaveBlend:
 
     def __init__(self, studio: Studio, runs: Runs, visitors: Visitors) -> None:
         self.studio, self.runs, self.visitors = studio, runs, visitors
-        with gr.Accordion("Save this blend as one LoRA", open=False, elem_id="save-blend"):
+        with fold(texts.SAVE_BLEND, "save-blend"), gr.Column():
             self.title = gr.Textbox(
                 label="Title", placeholder="the names of its LoRAs", max_lines=1, max_length=_LONGEST_TITLE,
                 elem_id="save-title",

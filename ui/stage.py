@@ -13,10 +13,12 @@ from PIL import Image
 from core.messages import Drawn, Preview, Progress, Raster
 from core.studio import Generated, Update
 from lora_catalog.errors import megabytes
+from ui import texts
+from ui.durations import in_short
 
 EMPTY = (
-    '<div class="loom idle"><p>Your picture will be woven here.</p></div>'
-    '<div class="status"><p class="said">Say what to draw, then press Generate.</p></div>'
+    f'<div class="loom idle empty"><p>{texts.NO_PICTURE}</p></div>'
+    f'<div class="status"><p class="said">{texts.NO_PICTURE_STATUS}</p></div>'
 )
 
 
@@ -25,7 +27,7 @@ class Stage:
 
     def __init__(self, images: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._images, self._clock = images, clock
-        self._first: tuple[float, int] | None = None  # when the first step was done, and which that was
+        self._first: tuple[float, int] | None = None  # when the first step, or piece of a file, was done, and which
         self._progress = Progress("Starting")
         self._begun = 0  # pictures that were there when those of now were begun
         self._look: str | None = None  # the newest preview, as a data URI
@@ -35,8 +37,10 @@ class Stage:
         """Takes in one update of the run."""
         match update:
             case Progress():
+                if update.stage != self._progress.stage:
+                    self._first = None
                 self._progress, self._begun = update, len(self._drawn)
-                if update.total and update.unit == "steps" and self._first is None:
+                if update.total and self._first is None:
                     self._first = (self._clock(), update.done)
             case Preview(_, raster):
                 self._look = _data_uri(raster)
@@ -59,6 +63,7 @@ class Stage:
         parts = [self._progress.stage.rstrip(" .…")]
         if self._progress.unit == "bytes":
             parts.append(f"{megabytes(self._progress.done)} of {megabytes(self._progress.total)}")
+            parts += self._left()
         elif self._progress.total:
             each = max(1, self._progress.total // max(1, self._images))
             together = self._progress.together
@@ -73,12 +78,12 @@ class Stage:
         return " · ".join(parts) + (" …" if len(parts) == 1 else "")
 
     def _left(self) -> list[str]:
-        """How long it will take, from the steps done since the first, which waited for the prompt to be read."""
+        """How long it will take, from what was done since the first: a first step waits for the prompt to be read."""
         if self._first is None or self._progress.done <= self._first[1]:
             return []
         each = (self._clock() - self._first[0]) / (self._progress.done - self._first[1])
         left = each * (self._progress.total - self._progress.done)
-        return [f"about {_time(left)} left"] if left >= 1 else []
+        return [texts.TIME_LEFT.format(in_short(round(left)))] if left >= 1 else []
 
     def _bar(self) -> str:
         if not self._progress.total:
@@ -88,10 +93,6 @@ class Stage:
             f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
             f'aria-valuenow="{share}"><i style="width:{share}%"></i></div>'
         )
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def finished(generated: Generated) -> str:

@@ -142,14 +142,17 @@ def theme() -> Base:
 
 def css() -> str:
     """The style sheets with their fonts inside: an address of ours would tell a folder of the server."""
-    names = ("loom", "loras", "overlap", "reuse", "history", "compare")
+    names = ("loom", "create", "loras", "overlap", "reuse", "history", "compare")
     sheets = "\n".join((_HERE / f"{name}.css").read_text("utf-8") for name in names)
     return re.sub(r"fonts/[\w-]+\.woff2", _as_data, sheets)
 
 
 def js() -> str:
-    """What the page runs once, when it has loaded."""
-    return (_HERE / "loom.js").read_text("utf-8")
+    """What the page runs once, when it has loaded: a function, with what it uses inside it."""
+    parts = "\n".join(
+        (_HERE / f"{name}.js").read_text("utf-8") for name in ("dom", "form", "faults", "completion", "keys")
+    )
+    return f"() => {{\n{parts}\nreturn ({(_HERE / 'loom.js').read_text('utf-8').rstrip()})();\n}}"
 
 
 def _as_data(address: re.Match[str]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
-from tests.conftest import Serve, Served
+from tests.conftest import UNFOLDED, Serve, Served
 from tests.ui.fakes import FakeEngine, bundled_loras
 from ui.words import PocketWords
 
@@ -51,12 +52,16 @@ def open_page(browser: Browser) -> Iterator[Visit]:
     asked_for: list[str] = []
     wrong: list[str] = []
 
-    def opened(url: str, width: int = 1400, height: int = 900, dark: bool = False) -> Page:
+    def opened(
+        url: str, width: int = 1400, height: int = 900, dark: bool = False, folded: bool = False, **more: Any
+    ) -> Page:
         size: ViewportSize = {"width": width, "height": height}
-        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light", **more)
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
+        if not folded:
+            page.add_init_script(UNFOLDED)
         page.on("request", lambda asked: asked_for.append(asked.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda dialog: wrong.append(dialog.message))

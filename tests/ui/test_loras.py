@@ -259,6 +259,7 @@ def test_the_accelerator_of_a_model_is_not_added_to_it(visit: Visit) -> None:
     page = visit()
     page.get_by_role("tab", name="Create").click()
     choose(page, "Pocket SDXL + LCM")
+    expect(page.locator("#steps input[type=number]")).to_have_value("4")
     expect(look_at(turn_to_loras(page), "bundled:pocket-sdxl-lcm")).to_contain_text("has this LoRA in it already")
 
 

@@ -25,6 +25,7 @@ def prompt(page: Page) -> str:
 
 
 def draw(page: Page) -> None:
+    page.locator("#stage .said").evaluate("node => { node.textContent = ''; }")  # what the last run said
     page.locator("#generate").click()
     expect(page.locator("#stage .said")).to_contain_text("carries its recipe")
 
@@ -107,10 +108,10 @@ def test_trigger_words_follow_their_lora_in_and_out(visit: Visit) -> None:
 
 def test_words_and_examples_are_a_click_away(visit: Visit) -> None:
     page = visit()
+    page.get_by_text("Words it understands").click()
     page.locator("#examples .chip").nth(1).click()
     assert prompt(page) == "a yellow house under a starry night sky"
-    page.get_by_text("Words it understands").click()
-    page.locator("#words .chip", has_text="circle").click()
+    page.locator("#words .vocabulary .chip", has_text="circle").click()
     assert prompt(page).endswith("night sky circle")
 
 
@@ -130,7 +131,8 @@ def test_a_weight_out_of_range_is_refused_in_words(visit: Visit) -> None:
     page.locator("#blend .card", has_text="Pixel").click()
     page.locator(".thread input[type=number]").fill("7")
     page.locator("#generate").click()
-    expect(page.locator("#notice")).to_contain_text("weight must be a number from -5 to 5")
+    expect(page.locator(".thread .fault")).to_have_text("Weight must be a number from -5 to 5.")
+    expect(page.locator(".thread input[type=number]")).to_be_focused()
     expect(page.locator("#generate")).to_be_visible()
 
 
@@ -165,7 +167,7 @@ def test_a_rows_other_controls_are_behind_more_and_the_recipe_tells_them(visit: 
     page.get_by_label("Start of Pixel").fill("0.5")
     page.get_by_label("Keep total strength").uncheck()
     page.locator("#generate").click()
-    expect(page.locator("#notice")).to_contain_text("start must be less than end, not 0.5 and 0.5")
+    expect(page.locator(".thread .fault")).to_have_text("Start must be less than end, not 0.5 and 0.5.")
     page.get_by_label("End of Pixel").fill("")
     draw(page)
     request = engine.jobs[-1].request
@@ -234,7 +236,7 @@ def test_a_model_that_cannot_run_says_why(visit: Visit) -> None:
     choose(page, "SDXL 1.0 · not on this machine")
     expect(page.locator("#model-note")).to_contain_text("needs a GPU")
     page.locator("#generate").click()
-    expect(page.locator("#notice")).to_contain_text("SDXL 1.0 needs a GPU")
+    expect(page.locator("#model .fault")).to_contain_text("SDXL 1.0 needs a GPU")
 
 
 def test_the_last_seed_can_be_used_again(visit: Visit, engine: FakeEngine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def expect_the_recipe(page: Page) -> None:
     assert rows(page) == ["Pixel"]
     assert page.locator("#blend .weight input[type=number]").input_value() == "0.35"
     assert page.locator("#blend details.controls summary").inner_text() == "More · steps 0 to 0.5 · 0: 0.25"
-    expect(page.locator("#model input")).to_have_value("Pocket SD3 · 20 steps")
+    expect(page.locator("#model input")).to_have_value(re.compile("^Pocket SD3 · 20 steps"))
     found = {name: number(page, name) for name in ("steps", "guidance", "seed", "width", "height")}
     assert found == {"steps": "7", "guidance": "2.5", "seed": "1234", "width": "64", "height": "128"}
 
@@ -166,7 +167,6 @@ def test_a_pasted_link_or_recipe_restores_everything(visit: Visit, server: Serve
         with Image.open(downloaded(page, "#gallery button[aria-label=Download]", tmp_path)) as picture:
             text = picture.info["lora-loom"]
     spoilt(page)
-    page.locator("#recipe-paste > button").click()
     page.locator("#recipe-text textarea").fill(text)
     page.locator("#recipe-open").click()
     expect(page.locator("#opened")).to_contain_text("The form is filled from the recipe")
@@ -190,7 +190,6 @@ def test_what_is_not_here_is_named_and_the_rest_of_the_form_is_filled(visit: Vis
     with Image.open(downloaded(page, "#gallery button[aria-label=Download]", tmp_path)) as picture:
         recipe = json.loads(picture.info["lora-loom"])
     recipe["loras"][0]["ref"] = "bundled:long-gone"
-    page.locator("#recipe-paste > button").click()
     page.locator("#recipe-text textarea").fill(json.dumps(recipe))
     page.locator("#recipe-open").click()
     expect(page.locator("#opened li", has_text="long-gone")).to_be_visible()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.messages import Progress
+from ui.durations import TimeLeft
 from ui.stage import Stage
 
 
@@ -39,6 +40,22 @@ def test_the_time_left_is_told_from_the_steps_done(images: int, each: float, don
 
 
 def test_a_download_tells_its_bytes_and_no_steps() -> None:
-    stage = Stage(1, Clock())
+    clock = Clock()
+    stage = Stage(1, clock)
     stage.follow(Progress("Fetching glow", 2_000_000, 10_000_000, "bytes"))
     assert "left" not in stage.drawing()
+    clock.now = 10.0
+    stage.follow(Progress("Fetching glow", 4_000_000, 10_000_000, "bytes"))
+    assert "4.0 MB of 10 MB · about 30 s left" in stage.drawing()
+    stage.follow(Progress("Fetching pixel", 1_000_000, 10_000_000, "bytes"))
+    assert "left" not in stage.drawing()
+
+
+def test_a_row_of_pictures_tells_the_time_left_from_the_second_on() -> None:
+    clock = Clock()
+    left = TimeLeft(clock)
+    said = []
+    for done in (0, 1, 2, 5):
+        clock.now += 40.0 if done == 1 else 3.0  # the first waited for its model
+        said.append(left.of(done, 5))
+    assert said == ["", "", "about 9 s left", ""]

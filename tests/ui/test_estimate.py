@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from core.request import GenerationRequest
-from tests.conftest import Serve
+from tests.conftest import UNFOLDED, Serve
 from tests.ui.fakes import FakeEngine
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class MeteredEngine(FakeEngine):
 @pytest.fixture
 def page(browser: Browser, serve: Serve, tmp_path: Path) -> Page:
     page = browser.new_page()
+    page.add_init_script(UNFOLDED)
     page.goto(serve(MeteredEngine(), tmp_path).url)
     return page
 
