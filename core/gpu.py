@@ -10,11 +10,13 @@ from types import MappingProxyType
 from typing import Any
 
 from core.base_models import BASE_MODELS, BaseModel
-from core.engine import LocalEngine, in_words
+from core.bugs import in_words
+from core.engine import LocalEngine
 from core.errors import Cancelled, LoomError, ModelUnavailable, NoGpu
 from core.messages import Done, Failed, Job, Message, Progress, StopFlag
 from core.request import GenerationRequest
 from lora_catalog.card import Family
+from lora_catalog.errors import CatalogError
 
 # TFLOP of one forward of the denoiser at the family's own size (`_SIDE`, else 1024 px), computed from its shapes:
 # two for each multiplication of its matrices, convolutions and attentions; SSD-1B's and SD's are estimates.
@@ -69,7 +71,7 @@ class ZeroEngine:
         except LoomError as error:
             yield Failed(error)
         except Exception as error:  # noqa: BLE001 (the seam: nothing raises across it)
-            yield Failed(_translated(error))
+            yield Failed(_translated(error, job.id))
 
     def _checked(self, job: Job) -> None:
         """Raises LoomError for what the worker would refuse, where it costs nobody's quota."""
@@ -137,13 +139,13 @@ _SAID = MappingProxyType({
 _ABORTED = "The GPU was taken away before the pictures were done: ask for fewer pictures or steps, and try again."
 
 
-def _translated(error: Exception) -> LoomError:
+def _translated(error: Exception, number: str = "") -> LoomError | CatalogError:
     """What spaces raises, told by its title, since the core knows no Gradio; all else is a bug."""
     title, text = str(getattr(error, "title", "")), str(getattr(error, "message", ""))
     if title == "ZeroGPU worker error" and text == "GPU task aborted":
         return NoGpu(_ABORTED)
     if title not in _SAID:
-        return in_words(error)
+        return in_words(error, number)
     left = re.search(r"\((\d+)s requested vs\. (\d+)s left\)", text)
     when = re.search(r"Try again in ([\d:]+(?: days?, [\d:]+)?)", text)
     return NoGpu(_SAID[title].format(

@@ -1,0 +1,246 @@
+"""Turns: one job at a time draws, the others wait in a fair line, and nobody fills it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from core.durations import Durations
+from core.errors import Cancelled, TooBusy
+from core.line import Line
+from core.messages import Done, Engine, Job, Message, Progress, StopFlag
+from core.request import GenerationRequest
+from lora_catalog.visitor import Visitor
+
+_LOOK = 0.1  # seconds between two looks at a stop flag while waiting: a quarter of a step on a GPU
+_TOLD_AGAIN, _LATER_BY = 0.5, 0.1  # seconds between two words to one who waits, and more of them for each place
+
+
+@dataclass(frozen=True)
+class Caps:
+    """How many jobs there may be at once, from their first download to their last step.
+
+    `waiting` beside the one that draws. Whoever has one already gets another only while less than half of them wait:
+    the rest is for those who have none.
+    """
+
+    visitor: int = 4
+    address: int = 16
+    waiting: int = 64
+
+
+@dataclass(frozen=True)
+class Standing:
+    """For those who watch: jobs in line, jobs that draw (one at most), and jobs drawn so far."""
+
+    waiting: int
+    drawing: int
+    drawn: int
+
+
+class Turn:
+    """One job in line, then drawing; times are the clock's."""
+
+    def __init__(self, visitor: Visitor, request: GenerationRequest, now: float) -> None:
+        self.visitor, self.request, self.joined = visitor, request, now
+        self.began: float | None = None
+        self.ended: float | None = None
+        self.granted = threading.Event()
+
+    @property
+    def waited(self) -> float:
+        """Seconds in line; meant for turns that have ended."""
+        return (self.ended or self.joined if self.began is None else self.began) - self.joined
+
+    @property
+    def drew(self) -> float:
+        """Seconds that it held the engine; meant for turns that have ended."""
+        return 0.0 if self.began is None or self.ended is None else self.ended - self.began
+
+
+class Turns:
+    """Hands out the one engine. Safe to use from several threads.
+
+    Jobs of a visitor come one after the other; between visitors of an address, and between addresses, turns go round,
+    so that whoever sends many delays each of the others by one job. Visitors of this machine itself (whose `address` is
+    empty) are told apart by their ids alone.
+    """
+
+    def __init__(self, caps: Caps | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._caps, self._clock = caps or Caps(), clock
+        self._lock = threading.Lock()
+        self._line: Line[Turn] = Line()
+        self._order: list[Turn] | None = None  # computed when somebody asks, forgotten when somebody moves
+        self._holder: Turn | None = None
+        self._visitors: Counter[tuple[str, str]] = Counter()
+        self._addresses: Counter[str] = Counter()
+        self._durations = Durations()
+        self._drawn = 0
+
+    def standing(self) -> Standing:
+        """As it is now."""
+        with self._lock:
+            return Standing(len(self._ordered()), int(self._holder is not None), self._drawn)
+
+    @contextmanager
+    def place(self, visitor: Visitor) -> Iterator[Place]:
+        """Counts as one job of the visitor while the block runs. Raises TooBusy at once where there are too many."""
+        self.enter(visitor)
+        try:
+            yield Place(self, visitor)
+        finally:
+            self.leave(visitor)
+
+    def enter(self, visitor: Visitor) -> None:
+        """One job more of a visitor. Raises TooBusy."""
+        who = (visitor.address, visitor.id)
+        with self._lock:
+            refusal = self._refusal(visitor)
+            if refusal:
+                raise TooBusy(refusal)
+            self._visitors[who] += 1
+            self._addresses[visitor.address] += 1
+
+    def leave(self, visitor: Visitor) -> None:
+        """One job less."""
+        who = (visitor.address, visitor.id)
+        with self._lock:
+            self._visitors[who] -= 1
+            self._addresses[visitor.address] -= 1
+            self._visitors += Counter()  # drops those who have none
+            self._addresses += Counter()
+
+    def _refusal(self, visitor: Visitor) -> str | None:
+        own = self._visitors[(visitor.address, visitor.id)]
+        total, most = self._addresses.total(), self._caps.waiting + 1
+        if own >= self._caps.visitor:
+            return f"You have {own} pictures under way already: wait until one is done, or cancel one."
+        if visitor.address and self._addresses[visitor.address] >= self._caps.address:
+            return "Too many pictures of your network are under way already: try again when one of them is done."
+        if own and total >= most // 2:
+            return "You have a picture under way already, and many others wait: try again when it is done."
+        if total >= most:
+            seconds = self._left_of_holder()
+            soon = "in a moment" if seconds is None else f"in {in_words(max(1.0, seconds))}"
+            return f"All {self._caps.waiting} places in the line are taken: try again {soon}."
+        return None
+
+    def join(self, visitor: Visitor, request: GenerationRequest) -> Turn:
+        """A turn in line; granted at once where nobody draws. It must be given back with `end`, granted or not."""
+        turn = Turn(visitor, request, self._clock())
+        with self._lock:
+            self._line.join(visitor.address, visitor.id, turn)
+            self._moved()
+        return turn
+
+    def end(self, turn: Turn) -> None:
+        """Leaves the line, or lets the next one draw."""
+        with self._lock:
+            turn.ended = self._clock()
+            if self._holder is turn:
+                self._holder = None
+            else:
+                self._line.leave(turn.visitor.address, turn.visitor.id, turn)
+            self._moved()
+
+    def learn(self, request: GenerationRequest, seconds: float) -> None:
+        """A job was drawn in so many seconds."""
+        with self._lock:
+            self._drawn += 1
+            self._durations.learn(request, seconds)
+
+    def told(self, turn: Turn) -> tuple[int, float | None]:
+        """The turn's place in line, 1 for the next, and the seconds until it may begin; 0 and 0 once it may."""
+        with self._lock:
+            order = self._ordered()
+            if turn.granted.is_set():
+                return 0, 0.0
+            ahead = order.index(turn)
+            needed = [self._left_of_holder(), *(self._durations.of(other.request) for other in order[:ahead])]
+            known = [seconds for seconds in needed if seconds is not None]
+            return ahead + 1, sum(known) if len(known) == len(needed) else None
+
+    def _left_of_holder(self) -> float | None:
+        if self._holder is None or self._holder.began is None:
+            return 0.0
+        needed = self._durations.of(self._holder.request)
+        return None if needed is None else max(0.0, needed - (self._clock() - self._holder.began))
+
+    def _ordered(self) -> list[Turn]:
+        if self._order is None:
+            self._order = self._line.order()
+        return self._order
+
+    def _moved(self) -> None:
+        self._order = None
+        if self._holder is None:
+            self._holder = self._line.take()
+            if self._holder is not None:
+                self._holder.began = self._clock()
+                self._holder.granted.set()
+
+    def now(self) -> float:
+        """By this line's clock."""
+        return self._clock()
+
+
+class Place:
+    """One job of a visitor among all: it draws as often as it needs to, each time in turn."""
+
+    def __init__(self, turns: Turns, visitor: Visitor) -> None:
+        self._turns, self._visitor = turns, visitor
+        self.turn: Turn | None = None  # the newest
+
+    def draw(self, engine: Engine, job: Job, stop: StopFlag) -> Iterator[Message]:
+        """Tells of the place in line until the turn comes, then what the engine tells.
+
+        Raises Cancelled where a stop comes before. Closing the iterator gives place or engine back at once.
+        """
+        turn = self.turn = self._turns.join(self._visitor, job.request)
+        try:
+            yield from self._awaited(turn, stop)
+            for message in engine.run(job, stop):
+                if isinstance(message, Done):
+                    self._turns.learn(job.request, message.seconds)
+                yield message
+        finally:
+            self._turns.end(turn)
+
+    def _awaited(self, turn: Turn, stop: StopFlag) -> Generator[Progress, None, None]:
+        said, again = "", self._turns.now()
+        while not turn.granted.is_set():
+            if stop.is_set():
+                raise Cancelled("Cancelled before it began.")
+            if self._turns.now() >= again:
+                place, seconds = self._turns.told(turn)
+                new = in_line(place, seconds)
+                if place and new != said:
+                    said, again = new, self._turns.now() + _TOLD_AGAIN + _LATER_BY * place
+                    yield Progress(said)
+                    continue
+            turn.granted.wait(_LOOK)
+        if said:
+            yield Progress("Your turn")
+
+
+def in_line(place: int, seconds: float | None) -> str:
+    """Such as “3rd in line, about 12 s”."""
+    said = f"{place}{_ordinal(place)} in line"
+    return said if seconds is None or seconds < 1 else f"{said}, about {in_words(seconds)}"
+
+
+def in_words(seconds: float) -> str:
+    """As exact as an estimate is."""
+    if seconds < 10:
+        return f"{seconds:.0f} s"
+    return f"{5 * round(seconds / 5)} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _ordinal(number: int) -> str:
+    if number % 100 in (11, 12, 13):
+        return "th"
+    return {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
