@@ -27,7 +27,7 @@ from ui.pictures import gallery_items
 from ui.quota import Quota
 from ui.recall import Recall
 from ui.reuse import Reuse
-from ui.runs import Pace, Runs
+from ui.runs import DRAWS, Pace, Runs
 from ui.save_blend import SaveBlend
 from ui.take_away import take_away_html
 from ui.visitors import Visitors
@@ -115,7 +115,7 @@ class CreateTab:
                 self.generate, self.cancel, self.reuse.row, self.reuse.chosen,
             ],
             preprocess=False,  # our schema judges the values, and its sentences name the fields
-            concurrency_id="draw",
+            **DRAWS,
             **_PRIVATE,
         )  # fmt: skip
         self.cancel.click(self.stop, outputs=self.cancel, queue=False, **_PRIVATE)
