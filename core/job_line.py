@@ -51,7 +51,7 @@ def job_line() -> Iterator[JobLine]:
         raise
     except Exception as error:
         said = in_words(error, line.id)
-        began = line.turn is not None and line.turn.began is not None
+        began = line.turn is not None and line.turn.granted.is_set()
         failed = began or isinstance(said, Internal)
         event = "cancelled" if isinstance(said, Cancelled) else "failed" if failed else "refused"
         line.write(event, type(said).__name__ if said is error else type(error).__name__)

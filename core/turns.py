@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import queue
 import threading
 import time
 from collections import Counter
@@ -9,10 +11,11 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from core.bugs import in_words
 from core.durations import Durations
 from core.errors import Cancelled, TooBusy
 from core.line import Line
-from core.messages import Done, Engine, Job, Message, Progress, StopFlag
+from core.messages import Done, Engine, Failed, Job, Message, Progress, StopFlag
 from core.request import GenerationRequest
 from lora_catalog.visitor import Visitor
 
@@ -43,23 +46,30 @@ class Standing:
 
 
 class Turn:
-    """One job in line, then drawing; times are the clock's."""
+    """One job in line, then drawing: `begin` is called, and must return at once, when it may."""
 
-    def __init__(self, visitor: Visitor, request: GenerationRequest, now: float) -> None:
-        self.visitor, self.request, self.joined = visitor, request, now
-        self.began: float | None = None
-        self.ended: float | None = None
+    def __init__(
+        self, visitor: Visitor, request: GenerationRequest, begin: Callable[[Turn], None], clock: Callable[[], float]
+    ) -> None:
+        self.visitor, self.request, self._begin, self._clock = visitor, request, begin, clock
+        self.joined, self.began, self.ended = clock(), 0.0, 0.0
         self.granted = threading.Event()
+
+    def grant(self) -> None:
+        """Its turn has come."""
+        self.began = self._clock()
+        self.granted.set()
+        self._begin(self)
 
     @property
     def waited(self) -> float:
-        """Seconds in line; meant for turns that have ended."""
-        return (self.ended or self.joined if self.began is None else self.began) - self.joined
+        """Seconds in line."""
+        return (self.began or self.ended or self._clock()) - self.joined
 
     @property
     def drew(self) -> float:
-        """Seconds that it held the engine; meant for turns that have ended."""
-        return 0.0 if self.began is None or self.ended is None else self.ended - self.began
+        """Seconds that it held the engine."""
+        return (self.ended or self._clock()) - self.began if self.granted.is_set() else 0.0
 
 
 class Turns:
@@ -125,26 +135,33 @@ class Turns:
             return "You have a picture under way already, and many others wait: try again when it is done."
         if total >= most:
             seconds = self._left_of_holder()
-            soon = "in a moment" if seconds is None else f"in {in_words(max(1.0, seconds))}"
+            soon = "in a moment" if seconds is None else f"in {spelt(max(1.0, seconds))}"
             return f"All {self._caps.waiting} places in the line are taken: try again {soon}."
         return None
 
-    def join(self, visitor: Visitor, request: GenerationRequest) -> Turn:
-        """A turn in line; granted at once where nobody draws. It must be given back with `end`, granted or not."""
-        turn = Turn(visitor, request, self._clock())
+    def join(
+        self, visitor: Visitor, request: GenerationRequest, begin: Callable[[Turn], None] = lambda _: None
+    ) -> Turn:
+        """A turn in line; granted at once where nobody draws. It ends with `give_up`, or once granted with `end`."""
+        turn = Turn(visitor, request, begin, self._clock)
         with self._lock:
             self._line.join(visitor.address, visitor.id, turn)
             self._moved()
         return turn
 
+    def give_up(self, turn: Turn) -> None:
+        """Leaves the line; does nothing once the turn has come."""
+        with self._lock:
+            if not turn.granted.is_set():
+                turn.ended = self._clock()
+                self._line.leave(turn.visitor.address, turn.visitor.id, turn)
+                self._moved()
+
     def end(self, turn: Turn) -> None:
-        """Leaves the line, or lets the next one draw."""
+        """The engine is free: the next one draws."""
         with self._lock:
             turn.ended = self._clock()
-            if self._holder is turn:
-                self._holder = None
-            else:
-                self._line.leave(turn.visitor.address, turn.visitor.id, turn)
+            self._holder = None
             self._moved()
 
     def learn(self, request: GenerationRequest, seconds: float) -> None:
@@ -165,7 +182,7 @@ class Turns:
             return ahead + 1, sum(known) if len(known) == len(needed) else None
 
     def _left_of_holder(self) -> float | None:
-        if self._holder is None or self._holder.began is None:
+        if self._holder is None:
             return 0.0
         needed = self._durations.of(self._holder.request)
         return None if needed is None else max(0.0, needed - (self._clock() - self._holder.began))
@@ -180,12 +197,21 @@ class Turns:
         if self._holder is None:
             self._holder = self._line.take()
             if self._holder is not None:
-                self._holder.began = self._clock()
-                self._holder.granted.set()
+                self._holder.grant()
 
     def now(self) -> float:
         """By this line's clock."""
         return self._clock()
+
+
+class _Either:
+    """A stop flag: somebody's own, or that nobody listens any more."""
+
+    def __init__(self, stop: StopFlag, abandoned: StopFlag) -> None:
+        self._flags = (stop, abandoned)
+
+    def is_set(self) -> bool:
+        return any(flag.is_set() for flag in self._flags)
 
 
 class Place:
@@ -198,17 +224,37 @@ class Place:
     def draw(self, engine: Engine, job: Job, stop: StopFlag) -> Iterator[Message]:
         """Tells of the place in line until the turn comes, then what the engine tells.
 
-        Raises Cancelled where a stop comes before. Closing the iterator gives place or engine back at once.
+        Raises Cancelled where a stop comes before. Closing the iterator leaves the line at once, or stops the engine
+        within a step. The engine is run in a thread of its own, so that the next turn begins when it is free, however
+        slowly this iterator is read.
         """
-        turn = self.turn = self._turns.join(self._visitor, job.request)
+        told: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        abandoned = threading.Event()
+        where = contextvars.copy_context()  # spaces finds in it who asks
+
+        def run(turn: Turn) -> None:
+            try:
+                for message in engine.run(job, _Either(stop, abandoned)):
+                    if isinstance(message, Done):
+                        self._turns.learn(job.request, message.seconds)
+                    told.put(message)
+            except Exception as error:  # noqa: BLE001 (an engine raises nothing but bugs)
+                told.put(Failed(in_words(error, job.id)))
+            finally:
+                self._turns.end(turn)
+                told.put(None)
+
+        def begin(turn: Turn) -> None:
+            threading.Thread(target=where.run, args=(run, turn), name="turn", daemon=True).start()
+
+        turn = self.turn = self._turns.join(self._visitor, job.request, begin)
         try:
             yield from self._awaited(turn, stop)
-            for message in engine.run(job, stop):
-                if isinstance(message, Done):
-                    self._turns.learn(job.request, message.seconds)
+            while (message := told.get()) is not None:
                 yield message
         finally:
-            self._turns.end(turn)
+            abandoned.set()
+            self._turns.give_up(turn)
 
     def _awaited(self, turn: Turn, stop: StopFlag) -> Generator[Progress, None, None]:
         said, again = "", self._turns.now()
@@ -230,10 +276,10 @@ class Place:
 def in_line(place: int, seconds: float | None) -> str:
     """Such as “3rd in line, about 12 s”."""
     said = f"{place}{_ordinal(place)} in line"
-    return said if seconds is None or seconds < 1 else f"{said}, about {in_words(seconds)}"
+    return said if seconds is None or seconds < 1 else f"{said}, about {spelt(seconds)}"
 
 
-def in_words(seconds: float) -> str:
+def spelt(seconds: float) -> str:
     """As exact as an estimate is."""
     if seconds < 10:
         return f"{seconds:.0f} s"

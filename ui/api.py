@@ -111,10 +111,8 @@ class Endpoints:
             for update in self.studio.generate(raw, visitor, stop):
                 if isinstance(update, Generated):
                     yield gallery_items(update, self.pictures.GRADIO_CACHE), update.recipe.as_json()
-                    continue
-                if isinstance(update, Preview | Drawn):
+                elif isinstance(update, Drawn) or (isinstance(update, Preview) and pace.due()):
                     looks[update.index] = early_look(update.raster, self.pictures.GRADIO_CACHE)
-                if isinstance(update, Drawn) or pace.due():  # a client's cancel arrives at a yield, whatever it brings
                     yield list(looks.values()), None
 
     def compare_loras(self, raw: Raw, request: gr.Request) -> Iterator[Streamed]:

@@ -30,6 +30,15 @@ class FairQueue(Queue):
         """Nothing: Gradio would lay its last 10,000 calls out as a table after each one."""
         return {"functions": {}}
 
+    async def process_events(self, events: list[Any], *rest: Any) -> None:
+        """A call without a session of its own leaves none behind."""
+        try:
+            await super().process_events(events, *rest)
+        finally:
+            for event in events:
+                if event.session_hash == event._id and self.server_app is not None:
+                    self.server_app.state_holder.forget(event.session_hash)
+
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
         """Refuses within the call: the answer is 503 with the sentence."""
         if body.fn_index is not None:

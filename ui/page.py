@@ -24,6 +24,7 @@ from ui.open_recipe import ON_LOAD
 from ui.previews import preview_route
 from ui.recall import CREATE, Recall
 from ui.runs import Runs
+from ui.sessions import light_sessions
 from ui.theme import css, js, theme
 from ui.uploads import UploadsStay
 from ui.visitors import Visitors
@@ -77,6 +78,7 @@ class Page(gr.Blocks):
                     LimitedBody.at(LARGEST_BODY, self._largest_upload),
                     UploadsStay.of(lambda: self.upload_file_set),
                 ],
+                "lifespan": light_sessions(self),
                 "routes": [preview_route(self._studio.catalog), self._health.route(self._studio)],
             },
         }

@@ -33,12 +33,11 @@ def asked(steps: int = 20, **fields: object) -> GenerationRequest:
 
 
 class Stub:
-    """An engine that counts who uses it, and lets each run go on when told."""
+    """An engine that counts who uses it at once; `held` it waits in each run for a `go`."""
 
-    def __init__(self) -> None:
+    def __init__(self, held: bool = False) -> None:
         self.running, self.most, self.drawn = 0, 0, [""]
-        self.go_on = threading.Event()
-        self.go_on.set()
+        self.go = threading.Semaphore(0 if held else 1000)
 
     def availability(self, key: str) -> str | None:
         return None
@@ -48,7 +47,7 @@ class Stub:
         self.most = max(self.most, self.running)
         try:
             yield Progress("Drawing", 1, 2)
-            self.go_on.wait(10)
+            assert self.go.acquire(timeout=10)
             if stop.is_set():
                 yield Failed(Cancelled("Cancelled."))
                 return
@@ -56,6 +55,14 @@ class Stub:
             yield Done((), (), None, seconds=2.0)
         finally:
             self.running -= 1
+
+
+def end(turns: Turns, turn: Turn) -> None:
+    """However far it came."""
+    if turn.granted.is_set():
+        turns.end(turn)
+    else:
+        turns.give_up(turn)
 
 
 def order_of(turns: Turns, first: Turn, *others: Turn) -> list[str]:
@@ -169,12 +176,13 @@ def draw(turns: Turns, engine: Stub, visitor: Visitor, stop: threading.Event | N
 
 
 def test_who_waits_hears_of_the_place_anew_when_it_changes() -> None:
-    turns, engine = Turns(), Stub()
+    turns, engine = Turns(), Stub(held=True)
     first, second, third = (draw(turns, engine, Visitor(name)) for name in "abc")
     next(first)
     assert next(second) == Progress("1st in line")
     assert next(third) == Progress("2nd in line")
-    assert list(first)[-1:] == [Done((), (), None, seconds=2.0)]
+    engine.go.release()
+    assert list(first) == [Done((), (), None, seconds=2.0)]
     assert next(second) == Progress("Your turn")
     next(second)
     told = next(third)
@@ -183,18 +191,19 @@ def test_who_waits_hears_of_the_place_anew_when_it_changes() -> None:
 
 
 def test_who_leaves_the_line_is_gone_at_once() -> None:
-    turns, engine = Turns(), Stub()
+    turns, engine = Turns(), Stub(held=True)
     first, second, third = (draw(turns, engine, Visitor(name)) for name in "abc")
     next(first), next(second), next(third)
     second.close()  # type: ignore[attr-defined]
     assert turns.standing() == Standing(waiting=1, drawing=1, drawn=0)
+    engine.go.release(2)
     list(first)
     assert isinstance(list(third)[-1], Done)
     assert turns.standing() == Standing(waiting=0, drawing=0, drawn=2)
 
 
 def test_a_stop_flag_ends_the_waiting() -> None:
-    turns, engine, stop = Turns(), Stub(), threading.Event()
+    turns, engine, stop = Turns(), Stub(held=True), threading.Event()
     first, second = draw(turns, engine, ANN), draw(turns, engine, BOB, stop)
     next(first), next(second)
     stop.set()
@@ -209,9 +218,29 @@ def test_an_engine_that_raises_gives_its_turn_back() -> None:
             raise BadRequest("prompt", "no")
 
     turns = Turns()
-    with pytest.raises(BadRequest):
-        list(draw(turns, Broken(), ANN))
+    (told,) = draw(turns, Broken(), ANN)
+    assert isinstance(told, Failed)
+    assert str(told.error) == "no"
     assert turns.standing() == Standing(0, 0, 0)
+
+
+def test_the_next_turn_begins_when_the_engine_is_free_not_when_its_reader_comes_back() -> None:
+    turns, engine = Turns(), Stub()
+    slow, next_one = draw(turns, engine, ANN), draw(turns, engine, BOB)
+    next(slow)
+    assert isinstance(list(next_one)[-1], Done)
+
+
+def test_who_is_closed_while_drawing_holds_the_turn_until_the_engine_has_stopped() -> None:
+    turns, engine = Turns(), Stub(held=True)
+    closed, other = draw(turns, engine, ANN), draw(turns, engine, BOB)
+    next(closed)
+    closed.close()  # type: ignore[attr-defined]
+    assert next(other) == Progress("1st in line")
+    assert turns.standing() == Standing(waiting=1, drawing=1, drawn=0)
+    engine.go.release(2)
+    assert isinstance(list(other)[-1], Done)
+    assert (engine.most, turns.standing().drawn) == (1, 1)
 
 
 def test_a_crowd_of_threads_draws_one_at_a_time_and_everybody_gets_a_picture() -> None:
@@ -254,7 +283,7 @@ def test_whatever_visitors_do_the_caps_hold_one_draws_and_nobody_starves(moves: 
         elif move == "join" and places[who] > len(own):
             jobs.append(turns.join(visitor, asked()))
         elif move == "leave" and own:  # whichever: waiting or drawing
-            turns.end(own[-1])
+            end(turns, own[-1])
             jobs.remove(own[-1])
             turns.leave(visitor)
             places[who] -= 1
