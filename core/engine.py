@@ -49,6 +49,10 @@ class LocalEngine:
         commit = None if entry.embedded else job.revision or entry.revision
         return easel is not None and easel.serves(entry, self._machine.plan_of(entry, job.quantisation), commit)
 
+    def loaded(self) -> bool:
+        """Whether there is a model to draw with at once."""
+        return self._easel is not None
+
     def warm_up(self, key: str) -> None:
         """Loads a model before anyone asks; what goes wrong is logged and met again by the first run."""
         try:

@@ -61,6 +61,9 @@ class ZeroEngine:
     def seconds(self, request: GenerationRequest) -> int:
         return _seconds(request)
 
+    def loaded(self) -> bool:
+        return self._local.loaded()
+
     def run(self, job: Job, stop: StopFlag) -> Iterator[Message]:
         """Messages as they come from the worker. Closing the iterator stops its run within a step."""
         try:

@@ -59,3 +59,12 @@ def job_line() -> Iterator[JobLine]:
             raise
         raise said from error
     line.write("done")
+
+
+def log_to_stderr() -> None:
+    """The lines as they are, for whoever collects them; a server that nobody uses stays quiet."""
+    lines = logging.StreamHandler()
+    lines.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(lines)
+    log.setLevel(logging.INFO)
+    log.propagate = False

@@ -150,3 +150,11 @@ class Metered(Protocol):
 
     def seconds(self, request: GenerationRequest) -> int:
         """How much of it a request asks for at most."""
+
+
+@runtime_checkable
+class Loads(Protocol):
+    """An Engine that has to load a model before it draws."""
+
+    def loaded(self) -> bool:
+        """Whether there is one to draw with at once."""

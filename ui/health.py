@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from threading import Event
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from core.messages import Loads
 from core.recipe import APP_VERSION
 from core.studio import Studio
 from ui.hosts import HEALTH
 
 
 class Health:
-    """`warmed` is set once what was to be loaded before the first picture is, or could not be.
+    """Of one server, since its start."""
 
-    `loaded` says whether it could.
-    """
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._began = clock, clock()
+        self._loading, self._tried = False, False
 
-    def __init__(
-        self, warmed: Event | None = None, loaded: Callable[[], bool] = lambda: True,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
-        self._warmed, self._loaded, self._clock, self._began = warmed, loaded, clock, clock()
+    def watching(self, warm_up: Callable[[], None]) -> Callable[[], None]:
+        """The same; before it is done, and where it loaded nothing, this server cannot draw."""
+        self._loading = True
+
+        def watched() -> None:
+            warm_up()
+            self._loading, self._tried = False, True
+
+        return watched
 
     def route(self, studio: Studio) -> Route:
         """Answers 200 where it can draw, else 503."""
@@ -39,11 +44,11 @@ class Health:
     def said(self, studio: Studio) -> dict[str, str | int | float]:
         """As it is now. A picture that was drawn proves more than how the start went."""
         standing = studio.turns.standing()
-        loading = self._warmed is not None and not self._warmed.is_set()
-        able = standing.drawn > 0 or (not loading and self._loaded())
-        doing = "drawing" if standing.drawing else "loading" if loading else "idle"
+        failed = self._tried and isinstance(studio.engine, Loads) and not studio.engine.loaded()
+        able = standing.drawn > 0 or not (self._loading or failed)
+        doing = "drawing" if standing.drawing else "loading" if self._loading else "idle"
         return {
-            "status": "ok" if able else "loading" if loading else "failing", "model": studio.default_model,
+            "status": "ok" if able else "loading" if self._loading else "failing", "model": studio.default_model,
             "doing": doing, "waiting": standing.waiting, "drawing": standing.drawing, "drawn": standing.drawn,
             "uptime_s": round(self._clock() - self._began, 1), "version": APP_VERSION,
         }  # fmt: skip

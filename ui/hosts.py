@@ -75,6 +75,17 @@ class Hosts:
         ]
 
 
+def hosts_for(listens_on: str, told: frozenset[str], machine: str, space: str | None) -> Hosts:
+    """Of a server that listens on an address, of a machine with a name; `told` are further names, `space` a Space's."""
+    names, at_home = set(told), listens_on in (*AT_HOME, "::1")
+    if not at_home:
+        names |= {listens_on.lower(), machine.lower(), f"{machine.lower()}.local"}
+    if space is None:
+        return Hosts(frozenset(names), in_numbers=not at_home)
+    names |= {".hf.space", *filter(None, space.lower().split(","))}
+    return Hosts(frozenset(names), in_numbers=True, embedding=("https://huggingface.co",))
+
+
 class OwnHosts:
     """Answers 421 to a foreign Host and 403 to a page of a foreign Origin; adds the headers to every other answer."""
 

@@ -16,6 +16,11 @@ class LightSessions(StateHolder):
     """A description of the page takes 100 ms and 1 MB for each session, which a call without one would be as well. It
     serves deep links, which are not served here."""
 
+    def __init__(self, page: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.set_blocks(page)
+        self.capacity = MOST_SESSIONS
+
     def __getitem__(self, session_id: str) -> SessionState:
         if session_id not in self.session_data:
             bare: Any = SimpleNamespace(default_config=self.blocks.default_config, blocks={})
@@ -34,9 +39,7 @@ def light_sessions(page: Any) -> Callable[[Any], AbstractAsyncContextManager[Non
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        app.state_holder = LightSessions()
-        app.state_holder.set_blocks(page)
-        app.state_holder.capacity = MOST_SESSIONS
+        app.state_holder = LightSessions(page)
         yield
 
     return lifespan
