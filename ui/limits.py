@@ -18,13 +18,16 @@ _TOO_LONG = (
     "link there under “Open a recipe”."
 )
 _TOO_DEEP = f"The request holds lists or objects more than {DEEPEST} deep: send it flatter."
+# What Gradio serves and this page has no use for: it writes files, runs ffmpeg or asks other hosts for any caller.
+_CLOSED = re.compile(r"/(gradio_api/)?(deep_link|process_recording|monitoring|proxy=|vibe-|undo-vibe-|custom_compo)")
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _OPENING, _BRACKETS = re.compile(rb"[\[{]"), re.compile(rb"[\[\]{}]")
 
 
 class LimitedBody:
     """Answers 413 to a body of more than `most` bytes, an upload of more than `largest_upload` bytes in all, 400 to
-    JSON that is nested deeper than anything needs, and 414 to an address that is longer than Gradio can read."""
+    JSON that is nested deeper than anything needs, 414 to an address that is longer than Gradio can read, and 404 to
+    doors of Gradio's that lead nowhere on this page."""
 
     def __init__(self, app: ASGIApp, most: int, largest_upload: int) -> None:
         self._app, self._most, self._largest_upload = app, most, largest_upload
@@ -40,6 +43,8 @@ class LimitedBody:
             await self._app(scope, receive, send)
         elif _target_length(scope) > LONGEST_ADDRESS:
             await answer(send, 414, _TOO_LONG, plain=True)
+        elif _CLOSED.match(scope["path"]):
+            await answer(send, 404, "This is not served here.")
         elif scope["path"].rstrip("/").endswith(_UPLOAD):
             await self._upload(scope, receive, send)
         elif scope["method"] in ("GET", "HEAD", "OPTIONS"):
