@@ -8,9 +8,11 @@ import traceback
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from core.bugs import new_number, no_room
-from core.errors import LoomError
+from core.bugs import in_words, new_number, no_room
 from ui.limits import answer
+
+_OURS = ("core.", "lora_catalog.", "ui.")
+_AROUND = ("ui.page", "ui.fair_queue", "ui.faults", "ui.hosts", "ui.limits", "ui.sessions", "ui.uploads")  # Gradio's
 
 log = logging.getLogger(__name__)
 
@@ -41,20 +43,19 @@ class Faults:
         except Exception as error:
             if scope["type"] != "http":
                 raise
-            status, sentence = _told(error)
+            status, sentence = told(error)
             if not begun:
                 await answer(send, status, sentence)
 
 
-def _told(error: Exception) -> tuple[int, str]:
+def told(error: Exception) -> tuple[int, str]:
+    """A status and a sentence. A bug of ours keeps its traceback in the log; what is Gradio's own leaves one line."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     full = no_room(error)
-    if isinstance(full, LoomError):
+    if full is not None:
         return 507, str(full)
+    if any(name.startswith(_OURS) and name not in _AROUND for name in frames):
+        return 500, str(in_words(error))
     number = new_number()
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{last.name}, line {last.lineno}"
-    log.error("Error %s: %s in %s", number, type(error).__name__, where)
-    return (
-        500,
-        f"This request could not be answered; the log has it under {number}. Check what was sent, and try again.",
-    )
+    log.error("Error %s: %s in %s", number, type(error).__name__, frames[-1])
+    return 500, f"This request could not be answered: check what was sent. The log has it under {number}."

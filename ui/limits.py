@@ -141,5 +141,7 @@ async def answer(send: Send, status: int, sentence: str, plain: bool = False) ->
     body = sentence if plain else json.dumps({"detail": sentence})
     kind = b"text/plain; charset=utf-8" if plain else b"application/json"
     headers = [(b"content-type", kind), (b"x-content-type-options", b"nosniff")]
+    if status == 413:
+        headers.append((b"connection", b"close"))  # or the server would wait for the rest of it
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body.encode()})

@@ -14,7 +14,7 @@ from ui.api import Endpoints
 from ui.compare import CompareTab
 from ui.create import CreateTab
 from ui.fair_queue import FairQueue
-from ui.faults import Faults
+from ui.faults import Faults, told
 from ui.health import Health
 from ui.history import HistoryTab
 from ui.hosts import Hosts, OwnHosts
@@ -90,6 +90,16 @@ class Page(gr.Blocks):
             self._visitors, live_updates=True, concurrency_count=MOST_THREADS, update_intervals=1, blocks=self
         )
         return self
+
+    async def process_api(self, *args: Any, **options: Any) -> Any:
+        """Raises gr.Error only, and none that Gradio would print with a traceback: strangers could fill the log."""
+        try:
+            return await super().process_api(*args, **options)
+        except Error as error:
+            error.print_exception = False
+            raise
+        except Exception as error:
+            raise Error(told(error)[1], print_exception=False) from error
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **options: Any) -> Any:
         """Raises gr.Error only. The findings are Gradio's: too few inputs, or a file that was never uploaded."""
