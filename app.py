@@ -225,7 +225,7 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
     check_folder(settings.data_dir)
     from ui.sweep import start_sweeping
 
-    cache = settings.data_dir.absolute() / "cache"  # of our own, since all that is old in it is deleted
+    cache = settings.data_dir.resolve() / "cache"  # of our own, since all that is old in it is deleted
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
     start_sweeping(cache)
     page, runs, journal, sync, warm_up = _wired(settings, environ)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 LOOK_SECONDS = 600  # an early look is superseded within seconds; somebody may still fetch it
-KEPT_SECONDS = 24 * 3600
+KEPT_SECONDS = 26 * 3600  # later than Gradio, which deletes once an hour what it remembers and is a day old
 MOST_BYTES = 4_000_000_000
 _PAUSE = 60.0  # seconds
 
@@ -37,13 +37,12 @@ def sweep(folder: Path, now: float, most: int = MOST_BYTES) -> None:
 
 
 def start_sweeping(folder: Path) -> None:
-    """Once a minute, in a thread that ends with the process; what an earlier process left goes at once."""
+    """Once a minute, in a thread that ends with the process."""
     folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder, time.time(), most=0)
 
     def again() -> None:
         while True:
-            threading.Event().wait(_PAUSE)
             sweep(folder, time.time())
+            threading.Event().wait(_PAUSE)
 
     threading.Thread(target=again, name="sweep", daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container
 from pathlib import Path
 from urllib.parse import unquote
@@ -38,5 +39,6 @@ class UploadsStay:
         for mark in (_FILE, _DEPRECATED):
             _, found, asked = path.partition(mark)
             if found:
-                return str(Path(unquote(asked)).resolve()) in self._uploaded() or asked in self._uploaded()
+                paths = {asked, os.path.abspath(unquote(asked)), str(Path(unquote(asked)).resolve())}
+                return any(path in self._uploaded() for path in paths)
         return False

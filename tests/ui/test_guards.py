@@ -252,6 +252,6 @@ def test_what_is_old_is_swept_and_the_oldest_goes_where_there_is_no_room(tmp_pat
     assert left() == ["picture.png", "upload.png"]
     sweep(tmp_path, time.time() + 700, most=1500)
     assert left() == ["upload.png"]
-    sweep(tmp_path, time.time() + 25 * 3600)
+    sweep(tmp_path, time.time() + 27 * 3600)
     sweep(tmp_path, time.time() + 50 * 3600)
     assert list(tmp_path.iterdir()) == []
