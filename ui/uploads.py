@@ -39,6 +39,6 @@ class UploadsStay:
         for mark in (_FILE, _DEPRECATED):
             _, found, asked = path.partition(mark)
             if found:
-                paths = {asked, os.path.abspath(unquote(asked)), str(Path(unquote(asked)).resolve())}
+                paths = {asked, os.path.normpath(unquote(asked)), str(Path(unquote(asked)).resolve())}
                 return any(path in self._uploaded() for path in paths)
         return False
