@@ -27,8 +27,8 @@ _TOLD_AGAIN, _LATER_BY = 0.5, 0.1  # seconds between two words to one who waits,
 class Caps:
     """How many jobs there may be at once, from their first download to their last step.
 
-    `waiting` beside the one that draws. Whoever has one already gets another only while less than half of them wait:
-    the rest is for those who have none.
+    `waiting` are visitors, beside the one whose job draws. Whoever has a job already gets another only while there are
+    less than half as many jobs: so nobody takes the place of one who has none.
     """
 
     visitor: int = 4
@@ -133,7 +133,7 @@ class Turns:
             return "Too many pictures of your network are under way already: try again when one of them is done."
         if own and total >= most // 2:
             return "You have a picture under way already, and many others wait: try again when it is done."
-        if total >= most:
+        if len(self._visitors) >= most:
             seconds = self._left_of_holder()
             soon = "in a moment" if seconds is None else f"in {spelt(max(1.0, seconds))}"
             return f"All {self._caps.waiting} places in the line are taken: try again {soon}."

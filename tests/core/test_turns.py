@@ -130,7 +130,7 @@ def test_all_places_can_be_taken_and_the_last_half_is_for_those_who_have_none() 
     turns.enter(BOB)
     with pytest.raises(TooBusy, match="many others wait"):
         turns.enter(BOB)
-    for number in range(4):
+    for number in range(7):
         turns.enter(Visitor(f"{number}"))
     with pytest.raises(TooBusy, match=r"All 8 places in the line are taken: try again in .+\."):
         turns.enter(Visitor("one more"))
@@ -295,7 +295,8 @@ def test_whatever_visitors_do_the_caps_hold_one_draws_and_nobody_starves(moves: 
         assert len(holders) == min(1, len(jobs))
         assert turns.standing() == Standing(len(jobs) - len(holders), len(holders), 0)
         assert max(places.values(), default=0) <= caps.visitor
-        assert places.total() <= caps.waiting + 1
+        assert len(+places) <= caps.waiting + 1
+        assert places.total() <= caps.waiting + 1 + caps.waiting // 2
         for address in ("192.0.2.1", "192.0.2.2"):
             assert sum(n for who, n in places.items() if who.id.startswith(f"{address}/")) <= caps.address
     # From here on nobody joins: between two turns of one address every other address that waits has had one.
