@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, cast, get_args
 
 from core.base_models import BASE_MODELS, POCKET
+from core.job_line import log_to_stderr
 from core.memory import PLANS
 from core.request import Consent
 from lora_catalog.reference import HUB_ENDPOINT
@@ -59,6 +60,7 @@ class Settings:
     data_dir: Path
     log_dataset: str | None
     consent: Consent | None
+    hosts: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,13 @@ def _consent(text: str) -> Consent:
     raise ValueError("none, recipe or picture")
 
 
+def _names(text: str) -> frozenset[str]:
+    names = frozenset(name.strip().lower() for name in text.split(",") if name.strip())
+    if not all(re.fullmatch(r"\*|\.?[a-z0-9-]+(\.[a-z0-9-]+)*", name) for name in names):
+        raise ValueError("names such as loom.example.org, with commas between them, or * for every name")
+    return names
+
+
 def _dataset(text: str) -> str:
     if not re.fullmatch(r"(?!.*(--|\.\.))[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", text, re.ASCII):
         raise ValueError("a dataset repo of the Hub, as USER/REPO")
@@ -154,6 +163,8 @@ _OPTIONS = (
             " there; needs HF_TOKEN with write access", "USER/REPO"),
     _Option("consent", _consent, None, "what is kept of a picture where its visitor chooses nothing: none, recipe or"
             " picture; left out: picture, but recipe with --log-dataset", "KIND"),
+    _Option("hosts", _names, None, "further names it is reached by, with commas between them, such as loom.example.org"
+            " behind a proxy; * for every name", "NAMES"),
 )  # fmt: skip
 
 
@@ -193,7 +204,7 @@ def settings_from(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     return Settings(**values)
 
 
-_UNSET: dict[str, Any] = {"share": False, "mcp": False, "aot": False}
+_UNSET: dict[str, Any] = {"share": False, "mcp": False, "aot": False, "hosts": frozenset()}
 
 
 def check_address(host: str, port: int) -> None:
@@ -225,6 +236,11 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
     """Serves until SIGINT or SIGTERM, which raise SystemExit here."""
     check_address(settings.host, settings.port)
     check_folder(settings.data_dir)
+    from ui.sweep import start_sweeping
+
+    cache = settings.data_dir.resolve() / "cache"  # of our own, since all that is old in it is deleted
+    os.environ["GRADIO_TEMP_DIR"] = str(cache)
+    start_sweeping(cache)
     page, runs, journal, sync, warm_up = _wired(settings, environ)
 
     try:
@@ -264,6 +280,8 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
     from core.studio import Studio
     from lora_catalog.hub.api import HubApi
     from lora_catalog.sources.folder import LARGEST_FILE
+    from ui.health import Health
+    from ui.hosts import hosts_for
     from ui.page import build_page
     from ui.runs import Runs
     from ui.visitors import Visitors
@@ -290,8 +308,7 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
     except (OSError, ValueError):
         log.warning("models/pocket/words.json is missing or torn: restore it with git checkout -- models/pocket.")
         words = PocketWords()
-    visitors = Visitors(lent_token=None if public else token)
-    hosts = () if public or settings.host not in AT_HOME else AT_HOME
+    visitors = Visitors(lent_token=None if public else token, behind_proxy=bool(environ.get("SPACE_ID")))
     journal = Journal(settings.data_dir / "journal.sqlite", for_dataset=settings.log_dataset is not None)
     consent = settings.consent or ("picture" if settings.log_dataset is None else "recipe")
     models = LISTED_ONLY if public else fine_tunes  # a stranger's choice would fill the disk
@@ -300,12 +317,15 @@ def _wired(settings: Settings, environ: Mapping[str, str]) -> tuple[LoomPage, Ru
         journal, settings.log_dataset, settings.data_dir / "sealed", environ.get("HF_ENDPOINT") or HUB_ENDPOINT, token,
         httpx2.Client(timeout=TIMEOUT),
     )  # fmt: skip
+    health = Health()
+    space = environ.get("SPACE_HOST", "") if environ.get("SPACE_ID") else None
+    hosts = hosts_for(settings.host, settings.hosts, socket.gethostname(), space)
     page = build_page(
-        studio, words, runs, visitors, largest_upload=largest_upload, hosts=hosts, sync=sync,
+        studio, words, runs, visitors, largest_upload=largest_upload, hosts=hosts, sync=sync, health=health,
         # As Gradio tells a Space; README.md asks the Hub for the rest.
         sign_in=environ.get("SYSTEM") == "spaces" and bool(environ.get("OAUTH_CLIENT_ID")),
     )  # fmt: skip
-    return page, runs, journal, sync, warm_up
+    return page, runs, journal, sync, health.watching(warm_up)
 
 
 def _engine(machine: Machine, model: str, lend: Lend | None, ahead: Path | None) -> tuple[Engine, Callable[[], None]]:
@@ -372,6 +392,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio at import; it would call outside hosts
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read at import; optional packages are no news
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # the same, of faster kernels for a CPU

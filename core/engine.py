@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import queue
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.base_models import BASE_MODELS, BaseModel
-from core.errors import Cancelled, Internal, LoomError, ModelUnavailable, OutOfMemory
+from core.bugs import in_words
+from core.errors import Cancelled, ModelUnavailable, OutOfMemory
 from core.machine import Machine
 from core.memory import MemoryPlan, smaller_than
 from core.messages import Done, Failed, Job, Message, Progress, StopFlag
@@ -50,6 +50,10 @@ class LocalEngine:
         entry, easel = job.request.entry, self._easel
         commit = None if entry.embedded else job.revision or entry.revision
         return easel is not None and easel.serves(entry, self._machine.plan_of(entry, job.quantisation), commit)
+
+    def loaded(self) -> bool:
+        """Whether there is a model to draw with at once."""
+        return self._easel is not None
 
     def warm_up(self, key: str) -> None:
         """Loads a model before anyone asks; what goes wrong is logged and met again by the first run."""
@@ -99,13 +103,12 @@ class LocalEngine:
         try:
             self._await_turn(stopped, emit)
             try:
-                emit(self._drawn(job, stopped, emit))
+                done = self._drawn(job, stopped, emit)
             finally:
                 self._lock.release()
-        except LoomError as error:
-            emit(Failed(error))
+            emit(done)  # only now, so that whoever hears of it finds the engine free
         except Exception as error:  # noqa: BLE001 (the seam: nothing raises across it)
-            emit(Failed(in_words(error)))
+            emit(Failed(in_words(error, job.id)))
 
     def _await_turn(self, stopped: Callable[[], bool], emit: Callable[[Message], None]) -> None:
         if self._lock.acquire(blocking=False):
@@ -211,10 +214,3 @@ def ran_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
-
-
-def in_words(error: Exception) -> LoomError:
-    """A bug as an id for the user; the log has its traceback."""
-    number = secrets.token_hex(4)
-    log.error("Error %s", number, exc_info=error)
-    return Internal(f"Something went wrong on our side (error {number}). Your settings are untouched: try again.")

@@ -8,6 +8,8 @@ LoomError
 │   ├── LoraDoesNotFit    made for another family
 │   └── LoraFileBroken    unreadable, half a pair, not finite
 ├── Cancelled             somebody pressed Cancel
+├── TooBusy               too many pictures are under way already
+├── DiskFull              the server has no room for a file
 ├── OutOfMemory           the device has too little memory for this
 ├── NoGpu                 a shared GPU cannot be had for this, or not now
 ├── JournalRefused        the records on this machine cannot be used
@@ -56,6 +58,14 @@ class LoraFileBroken(LoraRefused):
 
 class Cancelled(LoomError):
     """The run was cancelled."""
+
+
+class TooBusy(LoomError):
+    """Too many jobs of this visitor, of their network or of all are under way; nothing of it was begun."""
+
+
+class DiskFull(LoomError):
+    """A file could not be written here."""
 
 
 class OutOfMemory(LoomError):

@@ -12,13 +12,15 @@ from types import MappingProxyType
 from typing import Any
 
 from core.base_models import BASE_MODELS
-from core.engine import LocalEngine, in_words
+from core.bugs import in_words
+from core.engine import LocalEngine
 from core.errors import Cancelled, LoomError, ModelUnavailable, NoGpu
 from core.messages import Done, Failed, Job, Message, Progress, StopFlag
 from core.request import GenerationRequest, request_from
 from core.samplers import SAMPLERS
 from core.second_pass import passes_of
 from core.work import forward_tflop
+from lora_catalog.errors import CatalogError
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,9 @@ class ZeroEngine:
     def seconds(self, request: GenerationRequest) -> int:
         return _seconds(request)
 
+    def loaded(self) -> bool:
+        return self._local.loaded()
+
     def run(self, job: Job, stop: StopFlag) -> Iterator[Message]:
         """Messages as they come from the worker. Closing the iterator stops its run within a step."""
         try:
@@ -69,7 +74,7 @@ class ZeroEngine:
         except LoomError as error:
             yield Failed(error)
         except Exception as error:  # noqa: BLE001 (the seam: nothing raises across it)
-            yield Failed(_translated(error))
+            yield Failed(_translated(error, job.id))
 
     def _checked(self, job: Job) -> None:
         """Raises LoomError for what the worker would refuse, where it costs nobody's quota."""
@@ -157,7 +162,7 @@ _SAID = MappingProxyType({
 _ABORTED = "The GPU was taken away before the pictures were done: ask for fewer pictures or steps, and try again."
 
 
-def _translated(error: Exception) -> LoomError:
+def _translated(error: Exception, number: str = "") -> LoomError | CatalogError:
     """What spaces raises, told by its title, since the core knows no Gradio; all else is a bug."""
     title, text = str(getattr(error, "title", "")), str(getattr(error, "message", ""))
     if title == "ZeroGPU worker error" and text == "GPU task aborted":
@@ -165,7 +170,7 @@ def _translated(error: Exception) -> LoomError:
     if text.startswith("No GPU was available"):  # of a visitor without an account, spaces says that as of a quota
         title = "ZeroGPU queue timeout"
     if title not in _SAID:
-        return in_words(error)
+        return in_words(error, number)
     left = re.search(r"\((\d+)s requested vs\. (\d+)s left\)", text)
     when = re.search(r"Try again in ([\d:]+(?: days?, [\d:]+)?)", text)
     return NoGpu(_SAID[title].format(

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from core.errors import LoomError
 from core.request import GenerationRequest
+from lora_catalog.errors import CatalogError
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Job:
     """One request with its files. `request.seed` is drawn: never -1 here.
 
     `revision` names the weights it must be drawn with; None leaves that open. `over` is there if `request.image` is.
-    `quantisation` is what a recipe's plan says, empty for none; it is heard where this machine can.
+    `quantisation` is what a recipe's plan says, empty for none; it is heard where this machine can. `id` names it in
+    the log.
     """
 
     request: GenerationRequest
@@ -61,6 +63,7 @@ class Job:
     revision: str | None = None
     over: Over | None = None
     quantisation: str | None = None
+    id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class Done:
 class Failed:
     """The last message of a run that did not; the weights are as they were."""
 
-    error: LoomError
+    error: LoomError | CatalogError
 
 
 Message = Progress | Preview | Drawn | Done | Failed
@@ -149,3 +152,11 @@ class Metered(Protocol):
 
     def seconds(self, request: GenerationRequest) -> int:
         """How much of it a request asks for at most."""
+
+
+@runtime_checkable
+class Loads(Protocol):
+    """An Engine that has to load a model before it draws."""
+
+    def loaded(self) -> bool:
+        """Whether there is one to draw with at once."""

@@ -15,8 +15,9 @@ from core.base_models import BASE_MODELS, BaseModel
 from core.errors import BadRequest, ModelUnavailable
 from core.fine_tunes import LISTED_ONLY, Models
 from core.gathering import Gathering
+from core.job_line import job_line
 from core.memory import table_of
-from core.messages import Done, Drawn, Engine, Failed, Job, Preview, Progress, Raster, StopFlag
+from core.messages import Done, Drawn, Engine, Failed, Job, Message, Preview, Progress, Raster, StopFlag
 from core.pictures import with_pictures
 from core.recipe import Recipe, read_recipe, recipe_of
 from core.recipe_code import as_diffusers, as_python
@@ -30,6 +31,7 @@ from core.records.schema import HistoryPage
 from core.request import LARGEST_SEED, Consent, GenerationRequest, entry_of, request_from
 from core.samplers import SAMPLERS
 from core.timings import Timings
+from core.turns import Place, Turns
 from lora_catalog.catalog import Catalog
 from lora_catalog.preflight import Preflight
 from lora_catalog.reference import LoraRef
@@ -68,41 +70,50 @@ class Studio:
         default_consent: Consent = "none",
         device: str = "cpu",
         models: Models = LISTED_ONLY,
+        turns: Turns | None = None,
     ) -> None:
+        self.turns = turns or Turns()
         self.engine, self.catalog, self.default_model, self._models = engine, catalog, default_model, models
         self._recipes = RecipeReader(catalog, Here(catalog, device, engine.availability), default_model, models)
         self.journal, self.default_consent = journal or NoJournal(), default_consent
-        self.timings = Timings()
 
     def models(self) -> list[dict[str, Any]]:
         """Every model with its defaults, and whether it runs here."""
         return [self._described(entry) for entry in BASE_MODELS.values()]
 
-    def generate(self, raw: dict[str, Any], visitor: Visitor, stop: StopFlag) -> Iterator[Update]:
-        """Draws what `raw` asks for: a request's fields, or `recipe`. Raises LoomError or CatalogError."""
-        raw, canvas = with_pictures(raw)
-        request, recipe = self.understood(self.with_model_known(raw, visitor))
-        self._must_run_here(request.entry)
-        accelerator = recipe.model.accelerator if recipe else request.entry.accelerator
-        with ExitStack() as held:
+    def generate(
+        self, raw: dict[str, Any], visitor: Visitor, stop: StopFlag, place: Place | None = None
+    ) -> Iterator[Update]:
+        """Draws what `raw` asks for: a request's fields, or `recipe`. Raises LoomError or CatalogError.
+
+        `place` is the visitor's where they have one already, for several pictures one after the other.
+        """
+        with job_line() as line, ExitStack() as held:
+            place = place or held.enter_context(self.turns.place(visitor))
+            raw, canvas = with_pictures(raw)
+            request, recipe = self.understood(self.with_model_known(raw, visitor))
+            line.request = request
+            self._must_run_here(request.entry)
+            accelerator = recipe.model.accelerator if recipe else request.entry.accelerator
             gathering = Gathering(self.catalog, visitor, stop, held)
             request, loras = yield from gathering.gather(request, accelerator)
             revision = recipe.model.revision if recipe else None
             quantisation = (recipe.plan.quantisation or "") if recipe else None
             over = canvas.fitted(request.width, request.height)
-            job = Job(_with_seed(request), loras, revision, over, quantisation)
+            job = Job(_with_seed(request), loras, revision, over, quantisation, line.id)
             packed: dict[Raster, bytes] = {}
-            for message in self.engine.run(job, stop):
-                match message:
-                    case Failed(error):
-                        raise error
-                    case Done():
-                        yield self._finished(job, message, packed, visitor)
-                    case Drawn():
-                        yield message
-                        packed[message.raster] = _packed(message.raster)  # while the engine draws the next one
-                    case _:
-                        yield message
+            try:
+                done = yield from _drawn(place.draw(self.engine, job, stop), packed)
+            finally:
+                line.turn = place.turn
+            held.close()  # the next one may draw while this one's files are written
+            generated = self._finished(job, done, packed, visitor)
+        yield generated
+
+    @property
+    def timings(self) -> Timings:
+        """How long pictures took here."""
+        return self.turns.timings
 
     def search_loras(self, raw: dict[str, Any], visitor: Visitor) -> SearchPage:
         """Cards that match. Raises BadField."""
@@ -199,7 +210,6 @@ class Studio:
 
     def _finished(self, job: Job, done: Done, packed: Mapping[Raster, bytes], visitor: Visitor) -> Generated:
         """The pictures, recorded before anybody sees them; those that memory ran out after were drawn anew."""
-        self.timings.note(job.request, done.seconds)
         recipe = recipe_of(job, done)
         recipes = tuple(recipe.of_picture(index) for index in range(len(done.pictures)))
         pictures = tuple(
@@ -249,6 +259,29 @@ def _must_bring_its_pictures(recipe: Recipe, raw: dict[str, Any]) -> None:
         if sha256 is None:
             raise BadRequest(name, f"{name} must be left out: this recipe was drawn without one.")
         raise BadRequest(name, f"{name} must be the file that this recipe was drawn over: its sha256 is {sha256}.")
+
+
+def _drawn(
+    messages: Iterator[Message], packed: dict[Raster, bytes]
+) -> Generator[Progress | Preview | Drawn, None, Done]:
+    """Tells what comes, packs pictures while the engine draws the next ones, and returns the end.
+
+    Raises the error of a run that failed.
+    """
+    done = None
+    for message in messages:
+        match message:
+            case Failed(error):
+                raise error
+            case Done():
+                done = message
+            case Drawn():
+                yield message
+                packed[message.raster] = _packed(message.raster)
+            case _:
+                yield message
+    assert done is not None, "an engine ends with Done or Failed"
+    return done
 
 
 def _with_seed(request: GenerationRequest) -> GenerationRequest:

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 class Visitor:
     """A random id, and the visitor's own Hub token where they gave one: in memory only, never printed or logged.
 
-    `lent`: the token is that of the machine's owner, and the visitor does not know of it.
+    `lent`: the token is that of the machine's owner, and the visitor does not know of it. `address` tells their network
+    from others, and is empty for this machine's own.
     """
 
     id: str
     token: str | None = field(default=None, repr=False)
     lent: bool = False
+    address: str = field(default="", repr=False, compare=False)
 
     @classmethod
     def new(cls, token: str | None = None) -> Visitor:

@@ -53,6 +53,7 @@ def test_a_space_listens_on_all_addresses() -> None:
         (["--consent", "maybe"], {}, ["--consent", "none, recipe or picture"]),
         (["--log-dataset", "log"], {}, ["--log-dataset", "USER/REPO", "“log”"]),
         ([], {"LOOM_LOG_DATASET": "some body/log"}, ["LOOM_LOG_DATASET", "USER/REPO"]),
+        (["--hosts", "http://x"], {}, ["--hosts", "loom.example.org"]),
         (["--colour", "red"], {}, ["--colour", "--help"]),
         (["--port"], {}, ["--port", "--help"]),
     ],
@@ -78,6 +79,7 @@ def test_help_explains_every_flag() -> None:
         "--data-dir",
         "--log-dataset",
         "--consent",
+        "--hosts",
     ):
         assert flag in done.stdout
     assert "LOOM_DATA_DIR" in done.stdout

@@ -6,7 +6,6 @@ import inspect
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict
-from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -15,7 +14,7 @@ from gradio.components import Component
 from gradio.components.api_component import Api
 
 from core.compare.run import Standing, compare_grid, compare_loras
-from core.messages import Drawn, Preview, Progress
+from core.messages import Drawn, Preview, Progress, StopFlag
 from core.records.schema import Record
 from core.records.status import Sync
 from core.studio import Generated, Studio
@@ -23,7 +22,7 @@ from ui.address import address_of
 from ui.compared import Streamed, streamed
 from ui.messages import sentence_for
 from ui.pictures import early_look, gallery_items
-from ui.runs import Pace, Runs
+from ui.runs import DRAWS, Pace, Runs
 from ui.save_blend import MOST_SAVED, saved_blend
 from ui.under_way import UnderWay
 from ui.visitors import Visitors
@@ -83,13 +82,12 @@ class Endpoints:
     def declare(self) -> None:
         """Adds the endpoints to the Blocks being built; nothing of them shows on the page."""
         recipe = gr.JSON(label="recipe", visible=False)
-        _endpoint(
-            "generate", self.generate, _GENERATE | _FURTHER | _BATCH, [self.pictures, recipe], concurrency_id="draw"
-        )
+        drawn: dict[str, Any] = _GENERATE | _FURTHER | _BATCH
+        _endpoint("generate", self.generate, drawn, [self.pictures, recipe], **DRAWS)
         table, sheet = gr.JSON(label="table", visible=False), gr.File(label="sheet", visible=False)
         compared = [self.pictures, table, sheet]
-        _endpoint("compare_loras", self.compare_loras, _COMPARE, compared, concurrency_id="draw")
-        _endpoint("compare_grid", self.compare_grid, _GRID, compared, concurrency_id="draw")
+        _endpoint("compare_loras", self.compare_loras, _COMPARE, compared, **DRAWS)
+        _endpoint("compare_grid", self.compare_grid, _GRID, compared, **DRAWS)
         _endpoint("models", self.models, {}, [gr.JSON(label="models", visible=False)])
         _endpoint("search_loras", self.search_loras, _SEARCH, [gr.JSON(label="page", visible=False)])
         _endpoint(
@@ -120,10 +118,8 @@ class Endpoints:
             for update in self.studio.generate(raw, visitor, stop):
                 if isinstance(update, Generated):
                     yield gallery_items(update, self.pictures.GRADIO_CACHE), update.recipe.as_json()
-                    continue
-                if isinstance(update, Preview | Drawn):
+                elif isinstance(update, Drawn) or (isinstance(update, Preview) and pace.due()):
                     looks[update.index] = early_look(update.raster, self.pictures.GRADIO_CACHE)
-                if isinstance(update, Drawn) or pace.due():  # a client's cancel arrives at a yield, whatever it brings
                     yield list(looks.values()), None
 
     def compare_loras(self, raw: Raw, request: gr.Request) -> Iterator[Streamed]:
@@ -192,7 +188,7 @@ class Endpoints:
         )
 
     def _answered(
-        self, request: gr.Request, work: Callable[[Event], Generator[Progress, None, Any]], early: Any
+        self, request: gr.Request, work: Callable[[StopFlag], Generator[Progress, None, Any]], early: Any
     ) -> Iterator[Any]:
         """The answer at the end, and `early` at times before: a client's cancel, or its leaving, arrives at a yield."""
         with self.runs.run(request.session_hash or "") as stop:

@@ -29,7 +29,7 @@ from ui.durations import TimeLeft
 from ui.form import raw_request
 from ui.messages import alert_html
 from ui.recall import Recall
-from ui.runs import Pace, Runs
+from ui.runs import DRAWS, Pace, Runs
 from ui.scripts import script
 from ui.under_way import in_words
 from ui.visitors import Visitors
@@ -75,7 +75,7 @@ class CompareTab:
             },
             outputs=[self.table, self.said, self.sheet, self.compare, self.cancel],
             preprocess=False,  # our schema judges the values, and its sentences name the fields
-            concurrency_id="draw",
+            **DRAWS,
             **_PRIVATE,
         )  # fmt: skip
         self.cancel.click(self.stop, outputs=self.cancel, queue=False, **_PRIVATE)

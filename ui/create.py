@@ -30,7 +30,7 @@ from ui.overlap import Overlap
 from ui.pictures import gallery_items
 from ui.recall import Recall
 from ui.reuse import Reuse
-from ui.runs import Pace, Runs
+from ui.runs import DRAWS, Pace, Runs
 from ui.save_blend import SaveBlend
 from ui.settings import Settings
 from ui.take_away import take_away_html
@@ -124,7 +124,7 @@ class CreateTab:
                 self.form.model,
             ],
             preprocess=False,  # our schema judges the values, and its sentences name the fields
-            concurrency_id="draw",
+            **DRAWS,
             **_PRIVATE,
         )  # fmt: skip
         drawing.then(None, js="(recipe) => window.loom.drawn(recipe)", inputs=self.recipe_json, **_PRIVATE)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 from gradio.exceptions import Error
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from core.records.status import NoSync, Sync
 from core.studio import Studio
-from lora_catalog.catalog import Catalog
 from lora_catalog.sources.folder import LARGEST_FILE
 from ui.api import Endpoints
 from ui.compare import CompareTab
 from ui.create import CreateTab
+from ui.fair_queue import FairQueue
+from ui.health import Health
 from ui.history import HistoryTab
+from ui.hosts import Hosts, OwnHosts
 from ui.limits import LimitedBody
 from ui.loras import LorasTab
 from ui.open_recipe import ON_LOAD
@@ -25,13 +24,17 @@ from ui.previews import preview_route
 from ui.recall import CREATE, Recall
 from ui.remembered import Remembered
 from ui.runs import Runs
+from ui.sessions import light_sessions
 from ui.sign_in import sign_in_button
+from ui.stumbles import Stumbles, told
 from ui.theme import css, js, theme
+from ui.uploads import UploadsStay
 from ui.visitors import Visitors
 from ui.words import PocketWords
 
-MOST_AT_ONCE = 8  # drawings that may wait for the engine's lock; the others wait in Gradio's queue
-MOST_WAITING = 64
+# One for each call that is being answered, those that wait in the line to draw among them: 65 at most, and a few that
+# are just being refused. Threads are made when they are needed; page loads and files have others.
+MOST_THREADS = 256
 LARGEST_BODY = 2**20  # bytes of JSON
 CACHE_SECONDS = 24 * 3600
 
@@ -50,9 +53,12 @@ _HEADER = """
 class Page(gr.Blocks):
     """gr.Blocks whose own findings about inputs become sentences too: Gradio would answer a stranger with null."""
 
-    def __init__(self, catalog: Catalog, largest_upload: int, hosts: Sequence[str], **options: Any) -> None:
-        super().__init__(**options)
-        self._catalog, self._largest_upload, self._hosts = catalog, largest_upload, hosts
+    def __init__(
+        self, studio: Studio, visitors: Visitors, largest_upload: int, hosts: Hosts, health: Health, **options: Any
+    ) -> None:
+        self._studio, self._visitors, self._largest_upload = studio, visitors, largest_upload
+        self._hosts, self._health = hosts, health
+        super().__init__(**options)  # which makes the queue
 
     def launch_options(self) -> dict[str, Any]:
         """What every launch of this page takes, in app.py and in tests alike."""
@@ -66,15 +72,36 @@ class Page(gr.Blocks):
             "quiet": True,
             "show_error": False,
             "max_file_size": self._largest_upload,
+            "max_threads": MOST_THREADS,
             "app_kwargs": {
-                "middleware": [LimitedBody.at(LARGEST_BODY), *self._only_own_hosts()],
-                "routes": [preview_route(self._catalog)],
+                "middleware": [
+                    OwnHosts.only(self._hosts, lambda: self.share_url),
+                    Stumbles.caught(),
+                    LimitedBody.at(LARGEST_BODY, self._largest_upload),
+                    UploadsStay.of(lambda: self.upload_file_set),
+                ],
+                "lifespan": light_sessions(self),
+                "routes": [preview_route(self._studio.catalog), self._health.route(self._studio)],
             },
         }
 
-    def _only_own_hosts(self) -> list[Middleware]:
-        """Another site that has its name resolve to this machine must not act as its owner (DNS rebinding)."""
-        return [Middleware(TrustedHostMiddleware, allowed_hosts=list(self._hosts))] if self._hosts else []
+    def queue(self, *_: Any, **options: Any) -> Page:
+        """With a queue in which nobody's calls close a function to others, and no way around it."""
+        super().queue(api_open=False)
+        self._queue = FairQueue(
+            self._visitors, live_updates=True, concurrency_count=MOST_THREADS, update_intervals=1, blocks=self
+        )
+        return self
+
+    async def process_api(self, *args: Any, **options: Any) -> Any:
+        """Raises gr.Error only, and none that Gradio would print with a traceback: strangers could fill the log."""
+        try:
+            return await super().process_api(*args, **options)
+        except Error as error:
+            error.print_exception = False
+            raise
+        except Exception as error:
+            raise Error(told(error)[1], print_exception=False) from error
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **options: Any) -> Any:
         """Raises gr.Error only. The findings are Gradio's: too few inputs, or a file that was never uploaded."""
@@ -102,15 +129,18 @@ def build_page(
     visitors: Visitors,
     *,
     largest_upload: int = LARGEST_FILE,
-    hosts: Sequence[str] = (),
+    hosts: Hosts | None = None,
     sync: Sync | None = None,
+    health: Health | None = None,
     sign_in: bool = False,
 ) -> Page:
-    """The whole interface. `largest_upload` is in bytes; `hosts` are the names it answers to (none: all); `sync` sends
-    the records to a dataset, if anything does; `sign_in` where visitors can, with Hugging Face."""
+    """The whole interface. `largest_upload` is in bytes; `hosts` are the names it answers to beside localhost; `sync`
+    sends the records to a dataset, if anything does; `sign_in` where visitors can, with Hugging Face."""
     sync = sync or NoSync(studio.journal)
     options: dict[str, Any] = {"analytics_enabled": False, "delete_cache": (3600, CACHE_SECONDS)}
-    page = Page(studio.catalog, largest_upload, hosts, title="LoRA Loom", **options)
+    page = Page(
+        studio, visitors, largest_upload, hosts or Hosts(), health or Health(), title="LoRA Loom", **options
+    )  # fmt: skip
     with page:
         gr.HTML(_HEADER, apply_default_css=False, elem_id="header")
         if sign_in:
@@ -136,5 +166,4 @@ def build_page(
         )
         page.unload(create.left)
         page.unload(compare.left)
-    page.queue(default_concurrency_limit=MOST_AT_ONCE, max_size=MOST_WAITING)
-    return page
+    return page.queue()

@@ -6,19 +6,40 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Lock
+from typing import Any
+
+from ui.leaving import nobody_waits
+
+# How an event that draws is told to Gradio: without a limit, since it waits in our own line, which refuses at once.
+DRAWS: dict[str, Any] = {"concurrency_limit": None}
+
+
+class Flag:
+    """A stop flag: set by whoever stops the run, and by itself once nobody waits for it."""
+
+    def __init__(self, gone: Callable[[], bool]) -> None:
+        self._event, self._gone = Event(), gone
+
+    def set(self) -> None:
+        """Stops the run within a step."""
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """Cheap: asked at each step, and ten times a second in the line."""
+        return self._event.is_set() or self._gone()
 
 
 class Runs:
     """Safe to use from several threads: a run draws in one, Cancel arrives in another."""
 
     def __init__(self) -> None:
-        self._flags: dict[str, set[Event]] = {}
+        self._flags: dict[str, set[Flag]] = {}
         self._lock = Lock()
 
     @contextmanager
-    def run(self, session: str) -> Iterator[Event]:
+    def run(self, session: str) -> Iterator[Flag]:
         """A stop flag that `stop` can set while the block runs; set at its end, so that nothing draws on unseen."""
-        flag = Event()
+        flag = Flag(nobody_waits())
         with self._lock:
             self._flags.setdefault(session, set()).add(flag)
         try:

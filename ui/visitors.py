@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import gradio as gr
 
@@ -22,6 +24,7 @@ class Visitors:
     """`lent_token` is the owner's, for every visitor of a server that only its owner reaches; else None."""
 
     lent_token: str | None = field(default=None, repr=False)
+    behind_proxy: bool = False  # as on a Space: whoever asks is the last of those that the proxy names
 
     def of(self, request: gr.Request, own_id: object = None, own_token: object = None) -> Visitor:
         """The visitor of that id, or of this session where none is given. Raises BadRequest for an odd id.
@@ -41,4 +44,23 @@ class Visitors:
             str(own_id or request.session_hash or ""),
             token or self.lent_token,
             lent=token is None and self.lent_token is not None,
+            address=self.network_of(request),
         )
+
+    def network_of(self, request: Any) -> str:
+        """Of a request as Gradio or as the web server has it; empty for this machine itself."""
+        said = request.headers.get("x-forwarded-for", "") if self.behind_proxy else ""
+        return network(said.rpartition(",")[2].strip() or (request.client.host if request.client else ""))
+
+
+def network(host: str) -> str:
+    """What tells this host's network from others: of IPv6 the half that a household has; empty for this machine."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host[:LONGEST_ID]
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return "" if address.is_loopback else str(ipaddress.ip_network((address, 64), strict=False))
+        address = address.ipv4_mapped
+    return "" if address.is_loopback else str(address)

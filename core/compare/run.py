@@ -16,6 +16,7 @@ from core.pictures import with_pictures
 from core.records.recording import Recorded
 from core.request import LARGEST_SEED
 from core.studio import Generated, Studio
+from core.turns import Place
 from lora_catalog.errors import CatalogError
 from lora_catalog.visitor import Visitor
 
@@ -131,8 +132,16 @@ def _ground(studio: Studio) -> Ground:
 def _run(studio: Studio, plan: Plan, files: Raw, visitor: Visitor, stop: StopFlag) -> Iterator[Standing]:
     """A cell that fails says why and the others go on; an error that left no picture at all is raised.
 
-    A stop ends it within a step and keeps what is drawn.
+    A stop ends it within a step and keeps what is drawn. It is one job of the visitor, and waits in line anew for each
+    picture, so that others draw between them.
     """
+    with studio.turns.place(visitor) as place:
+        yield from _filled(studio, plan, files, visitor, stop, place)
+
+
+def _filled(
+    studio: Studio, plan: Plan, files: Raw, visitor: Visitor, stop: StopFlag, place: Place
+) -> Iterator[Standing]:
     drawn: dict[str, Generated] = {}
     failed: dict[str, str] = {}
     differences: dict[tuple[str, str], float | None] = {}
@@ -147,7 +156,7 @@ def _run(studio: Studio, plan: Plan, files: Raw, visitor: Visitor, stop: StopFla
         try:
             if stop.is_set():
                 raise Cancelled("Cancelled.")
-            for update in studio.generate(cell.raw | files, visitor, stop):
+            for update in studio.generate(cell.raw | files, visitor, stop, place):
                 if isinstance(update, Progress):
                     progress = update
                     yield standing(progress)

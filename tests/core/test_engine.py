@@ -332,7 +332,7 @@ def test_an_error_that_only_sounds_like_it_is_no_lack_of_memory(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_out(monkeypatch, RuntimeError("shapes cannot be multiplied"), iter([0]))
-    with pytest.raises(LoomError, match="Something went wrong on our side"):
+    with pytest.raises(LoomError, match="Something broke on our side"):
         make(studio)
     assert make(studio).recipe.plan.quantisation is None
 

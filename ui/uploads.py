@@ -1,0 +1,44 @@
+"""What visitors upload is read here and never given out again: neither its metadata nor what else may hide in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Container
+from pathlib import Path
+from urllib.parse import unquote
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ui.limits import answer
+
+_FILE = "/file="
+_DEPRECATED = "/file/"  # Gradio's older form of the same
+_KEPT = "What was uploaded is not given out again: this server only reads it."
+
+
+class UploadsStay:
+    """Answers 404 to whoever asks for an uploaded file by its address."""
+
+    def __init__(self, app: ASGIApp, uploaded: Callable[[], Container[str]]) -> None:
+        self._app, self._uploaded = app, uploaded
+
+    @classmethod
+    def of(cls, uploaded: Callable[[], Container[str]]) -> Middleware:
+        """For `app_kwargs` of launch(). `uploaded` gives the paths of all uploads."""
+        return Middleware(cls, uploaded=uploaded)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry."""
+        if scope["type"] == "http" and self._asks_for_an_upload(scope["path"]):
+            await answer(send, 404, _KEPT)
+        else:
+            await self._app(scope, receive, send)
+
+    def _asks_for_an_upload(self, path: str) -> bool:
+        for mark in (_FILE, _DEPRECATED):
+            _, found, asked = path.partition(mark)
+            if found:
+                paths = {asked, os.path.normpath(unquote(asked)), str(Path(unquote(asked)).resolve())}
+                return any(path in self._uploaded() for path in paths)
+        return False
