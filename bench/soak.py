@@ -98,9 +98,11 @@ async def soak(app: Process, folder: Path, pictures: int, every: int, idle: floa
         first = await called(client, "generate", **asked_for(0))
         figures: dict[str, Any] = {
             "ready_s": ready, "first_picture_s": time.monotonic() - app.began, "first_answer": first.kind,
+            "first_picture_processor_s": app.processor(),
             "idle_before": await idle_share(app, idle, 0), "idle_before_tabs": await idle_share(app, idle, OPEN_TABS),
         }  # fmt: skip
         print(f"| ready after | {ready:.1f} s |\n| first picture after | {figures['first_picture_s']:.1f} s |")
+        print(f"| of it, on a processor | {figures['first_picture_processor_s']:.1f} s |")
         print(f"| idle, of one processor | {100 * figures['idle_before']:.2f} % |")
         print(f"| idle, {OPEN_TABS} tabs open | {100 * figures['idle_before_tabs']:.2f} % |", flush=True)
         print("\n| pictures | RSS MB | threads | files | cache MB | data MB | s a picture |\n" + 7 * "|---" + "|")

@@ -24,6 +24,7 @@ from ui.open_recipe import ON_LOAD
 from ui.previews import preview_route
 from ui.recall import CREATE, Recall
 from ui.runs import Runs
+from ui.sessions import MOST_SESSIONS, lean, sleepy
 from ui.theme import css, js, theme
 from ui.visitors import Visitors
 from ui.words import PocketWords
@@ -64,9 +65,11 @@ class Page(gr.Blocks):
             "quiet": True,
             "show_error": False,
             "max_file_size": self._largest_upload,
+            "state_session_capacity": MOST_SESSIONS,
             "app_kwargs": {
                 "middleware": [LimitedBody.at(LARGEST_BODY), *self._only_own_hosts()],
                 "routes": [preview_route(self._catalog)],
+                "lifespan": lean,
             },
         }
 
@@ -128,4 +131,5 @@ def build_page(
         page.unload(create.left)
         page.unload(compare.left)
     page.queue(default_concurrency_limit=MOST_AT_ONCE, max_size=MOST_WAITING)
+    sleepy(page._queue)
     return page
