@@ -39,7 +39,7 @@ class Process:
 
     def files(self) -> int:
         """Open descriptors, sockets among them."""
-        return len(os.listdir(f"/proc/{self.id}/fd"))
+        return sum(1 for _ in Path(f"/proc/{self.id}/fd").iterdir())
 
     def processor(self) -> float:
         """Seconds of processor time, all threads together."""

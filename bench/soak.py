@@ -4,7 +4,8 @@ python -m bench.soak [--pictures 5000] [--every 100] [--idle 30] [--json FILE]
 
 The app runs in a process of its own and is asked over HTTP, one picture after the other: pocket-sdxl-lcm, 64 px, one
 step, a blend of two LoRAs whose weights change every ten pictures, kept in the journal with the default consent. The
-slope is the least-squares line through the memory read every `--every` pictures, without the first fifth, in which caches fill.
+slope is the least-squares line through the memory read every `--every` pictures, but for the first fifth, in which
+caches fill.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.exceptions import Error
+from gradio.routes import App
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -21,13 +23,17 @@ from ui.history import HistoryTab
 from ui.limits import LimitedBody
 from ui.loras import LorasTab
 from ui.open_recipe import ON_LOAD
+from ui.own_files import NoProxy, as_uploads
 from ui.previews import preview_route
 from ui.recall import CREATE, Recall
 from ui.runs import Runs
-from ui.sessions import MOST_SESSIONS, lean, sleepy
+from ui.sessions import MOST_SESSIONS, lean, quiet
 from ui.theme import css, js, theme
 from ui.visitors import Visitors
 from ui.words import PocketWords
+
+if TYPE_CHECKING:
+    from ui.tools import Tools
 
 MOST_AT_ONCE = 8  # drawings that may wait for the engine's lock; the others wait in Gradio's queue
 MOST_WAITING = 64
@@ -53,8 +59,18 @@ class Page(gr.Blocks):
         super().__init__(**options)
         self._catalog, self._largest_upload, self._hosts = catalog, largest_upload, hosts
 
-    def launch_options(self) -> dict[str, Any]:
-        """What every launch of this page takes, in app.py and in tests alike."""
+    def launch_options(self, mcp: bool = False) -> dict[str, Any]:
+        """What every launch of this page takes, in app.py and in tests alike; `mcp`: its endpoints as tools too."""
+        tools = self._tools() if mcp else None
+
+        @asynccontextmanager
+        async def lifespan(app: App) -> AsyncIterator[None]:
+            async with AsyncExitStack() as entered:
+                await entered.enter_async_context(lean(app))
+                if tools:
+                    await entered.enter_async_context(tools.running())
+                yield
+
         return {
             "theme": theme(),
             "css": css(),
@@ -64,14 +80,20 @@ class Page(gr.Blocks):
             "ssr_mode": False,
             "quiet": True,
             "show_error": False,
+            "mcp_server": False,  # Gradio's own hands over files of this server, and lets any address be fetched
             "max_file_size": self._largest_upload,
             "state_session_capacity": MOST_SESSIONS,
             "app_kwargs": {
-                "middleware": [LimitedBody.at(LARGEST_BODY), *self._only_own_hosts()],
-                "routes": [preview_route(self._catalog)],
-                "lifespan": lean,
+                "middleware": [NoProxy.here(), LimitedBody.at(LARGEST_BODY), *self._only_own_hosts()],
+                "routes": [preview_route(self._catalog), *([tools.route()] if tools else [])],
+                "lifespan": lifespan,
             },
         }
+
+    def _tools(self) -> Tools:
+        from ui.tools import Tools  # mcp takes most of a second to import: not where nobody asks for it
+
+        return Tools(self)
 
     def _only_own_hosts(self) -> list[Middleware]:
         """Another site that has its name resolve to this machine must not act as its owner (DNS rebinding)."""
@@ -80,6 +102,7 @@ class Page(gr.Blocks):
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **options: Any) -> Any:
         """Raises gr.Error only. The findings are Gradio's: too few inputs, or a file that was never uploaded."""
         try:
+            inputs = [as_uploads(value) for value in inputs]
             return await super().preprocess_data(block_fn, inputs, *rest, **options)
         except Error:
             raise
@@ -131,5 +154,5 @@ def build_page(
         page.unload(create.left)
         page.unload(compare.left)
     page.queue(default_concurrency_limit=MOST_AT_ONCE, max_size=MOST_WAITING)
-    sleepy(page._queue)
+    quiet(page._queue)
     return page

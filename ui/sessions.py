@@ -1,7 +1,8 @@
-"""Sessions: what Gradio keeps of each visitor, without the copies that nothing here reads, and an idle queue that sleeps."""
+"""Sessions: what Gradio keeps of each visitor, without copies that nothing reads; and an idle queue that sleeps."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from copy import copy
@@ -23,7 +24,7 @@ class LeanState(SessionState):
     and each call of the API that brings no session is a new one."""
 
     def __init__(self, blocks: Blocks) -> None:
-        self.blocks_config = copy(blocks.default_config)
+        self._shared = self.blocks_config = blocks.default_config
         self.config_values: dict[int, dict[str, Any]] = {}
         self.state_data: dict[int, Any] = {}
         self._state_ttl = {}
@@ -31,6 +32,9 @@ class LeanState(SessionState):
         self.STATE_TTL_WHEN_CLOSED = CLOSED_SECONDS
 
     def __setitem__(self, key: int, value: Any) -> None:
+        """A session's own table of blocks begins with the first block that is another one for it."""
+        if self.blocks_config is self._shared:
+            self.blocks_config = copy(self._shared)
         super().__setitem__(key, value)
         self.config_values.clear()
 
@@ -45,7 +49,7 @@ class LeanStates(StateHolder):
     """All sessions of one page."""
 
     def __init__(self, blocks: Blocks) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.set_blocks(blocks)
 
     def __getitem__(self, session_id: str) -> SessionState:
@@ -54,9 +58,12 @@ class LeanStates(StateHolder):
         return super().__getitem__(session_id)
 
 
-def sleepy(queue: Queue) -> None:
-    """Lets a queue with nothing to do sleep for longer."""
+def quiet(queue: Queue) -> None:
+    """Lets a queue with nothing to do sleep for longer, and keep no statistics: after each event it would make a table
+    of the last 10,000 of them for a page that nobody here can open."""
     queue.sleep_when_free, queue.progress_update_sleep_when_free = IDLE_POLL, PROGRESS_POLL
+    queue.ANALYTICS_MAX_EVENTS = 1
+    queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
 
 
 @asynccontextmanager
