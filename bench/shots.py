@@ -1,0 +1,99 @@
+"""The README's pictures: python -m bench.shots [--out docs]. Real drawings with fixed seeds, in the system's Chromium.
+
+Wide (1400 px), on a phone (390 px) and in the dark: Create, and wide the other tabs as the tour goes through them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.chromium import opened
+from bench.served import ROOT, served
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+MODEL = "pocket-sd3"
+PROMPT = "a red boat on the sea at sunset"
+LORAS = ("Neon", "Pastel")
+SEED = "7"
+PATIENCE = 120_000  # ms
+WIDE, PHONE = (1400, 1000), (390, 844)
+DONE = "carries its recipe"
+
+
+@contextmanager
+def visit(browser: Browser, url: str, size: tuple[int, int], dark: bool = False) -> Iterator[Page]:
+    """A new visitor who has drawn the tour's picture."""
+    context = browser.new_context(
+        viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light",
+        device_scale_factor=1, reduced_motion="reduce",
+    )  # fmt: skip
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.goto(url)
+    page.locator("#blend .card").first.wait_for()
+    page.locator("#prompt textarea").fill(PROMPT)
+    for name in LORAS:
+        page.locator("#blend .card", has_text=name).first.click()
+    draw(page, SEED)
+    yield page
+    context.close()
+
+
+def draw(page: Page, seed: str) -> None:
+    """Draws what the form says and waits for it."""
+    page.locator("#seed input").first.fill(seed)
+    page.locator("#seed input").first.blur()
+    page.locator("#generate").click()
+    page.locator("#stage .said", has_text=DONE).wait_for()
+    page.wait_for_timeout(1000)  # the picture itself, and fonts
+
+
+def tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+    page.wait_for_timeout(1500)
+
+
+def shots(browser: Browser, url: str, out: Path) -> None:
+    with visit(browser, url, WIDE) as page:
+        page.screenshot(path=out / "create.png")
+        tab(page, "LoRAs")
+        page.locator(".lora").first.wait_for()
+        page.wait_for_timeout(1500)
+        page.screenshot(path=out / "loras.png")
+        tab(page, "Compare")
+        page.locator("#compare-button").click()
+        page.locator("#compare-sheet").wait_for()
+        page.wait_for_timeout(1000)
+        page.screenshot(path=out / "compare.png")
+        tab(page, "Create")
+        for seed in ("8", "9"):
+            draw(page, seed)
+        tab(page, "History")
+        page.locator(".kept").first.wait_for()
+        page.wait_for_timeout(1000)
+        page.screenshot(path=out / "history.png")
+    for name, size, dark in (("create-dark.png", WIDE, True), ("create-phone.png", PHONE, False)):
+        with visit(browser, url, size, dark) as page:
+            page.screenshot(path=out / name, full_page=size == PHONE)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder for the pictures")
+    asked = parser.parse_args(arguments)
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as name, served(Path(name), "--model", MODEL) as app:
+        with sync_playwright() as playwright, opened(playwright) as browser:
+            shots(browser, app.url, asked.out)
+
+
+if __name__ == "__main__":
+    main()
