@@ -90,9 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     from playwright.sync_api import sync_playwright
 
-    with tempfile.TemporaryDirectory() as name, served(Path(name), "--model", MODEL) as app:
-        with sync_playwright() as playwright, opened(playwright) as browser:
-            shots(browser, app.url, asked.out)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        served(Path(name), "--model", MODEL) as app,
+        sync_playwright() as playwright,
+        opened(playwright) as browser,
+    ):
+        shots(browser, app.url, asked.out)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,13 @@ BLOCKS = re.findall(r"^```python\n(.+?)^```", README, re.MULTILINE | re.DOTALL)
 OF_ANOTHER = "USER/REPO"  # a block that names it asks the Hub for something of the reader's own
 
 
+@pytest.mark.timeout(900)  # seconds; some thirty pictures on a busy machine
 def test_the_readmes_programmes_run_from_the_first_to_the_last(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one namespace, as somebody who follows the page types them; the default model is the fastest one."""
+    """In one namespace, as somebody who follows the page types them."""
     served = serve(
-        LocalEngine(Machine("cpu")), POCKET / "loras", PocketWords(), "pocket-sdxl-lcm",
+        LocalEngine(Machine("cpu")), POCKET / "loras", PocketWords(), "pocket-sd3",
         Journal(tmp_path / "journal.sqlite"), mcp=True,
     )  # fmt: skip
     monkeypatch.chdir(tmp_path)

@@ -49,8 +49,11 @@ def _elsewhere(path: str) -> bool:
     return path.lstrip().lower().startswith(("http:", "https:"))
 
 
+_CLOSED = ("/gradio_api/dev/", "/gradio_api/profiling", "/openapi.json")  # for developers; the first never ends
+
+
 class NoProxy:
-    """Answers 404 where Gradio would fetch another host's file and pass it on as one of this server."""
+    """Answers 404 where Gradio would fetch another host's file and pass it on, and where nothing of this page is."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -62,9 +65,13 @@ class NoProxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
-        if scope["type"] == "http" and _elsewhere(scope["path"].partition(SERVED)[2]):
+        if scope["type"] == "http" and _closed(scope["path"].removeprefix(scope.get("root_path", ""))):
             head = [(b"content-type", b"application/json")]
             await send({"type": "http.response.start", "status": 404, "headers": head})
-            await send({"type": "http.response.body", "body": b'{"detail": "Only files of this server are served."}'})
+            await send({"type": "http.response.body", "body": b'{"detail": "There is nothing at this address."}'})
             return
         await self._app(scope, receive, send)
+
+
+def _closed(path: str) -> bool:
+    return path.startswith(_CLOSED) or _elsewhere(path.partition(SERVED)[2])

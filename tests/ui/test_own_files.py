@@ -107,3 +107,8 @@ def test_a_picture_that_is_uploaded_is_still_taken(server: Served) -> None:
     Image.new("RGB", (64, 64)).save(out, "PNG")
     path = httpx.post(f"{server.url}/gradio_api/upload", files={"files": ("a.png", out.getvalue())}).json()[0]
     assert "event: complete" in answer(server, "generate", prompt="x", image=file(path))
+
+
+@pytest.mark.parametrize("path", ["gradio_api/dev/reload", "openapi.json"])
+def test_what_gradio_serves_its_developers_is_not_served(server: Served, path: str) -> None:
+    assert httpx.get(f"{server.url}/{path}", timeout=20).status_code == 404
