@@ -230,9 +230,11 @@ def _announced(url: str, path: str, size: int | None) -> str:
 def tools(target: Target) -> None:
     """The same by MCP."""
     secret = str(target.folder / "data" / "secret.txt")
-    given = (
-        ("read_recipe", {"image": secret}), ("read_recipe", {"image": f"file://{secret}"}), ("read_recipe", {"image": {"path": secret, "meta": FILE}}),
-        ("read_recipe", {"image": f"http://127.0.0.1:{target.other}/x"}), ("upload_lora", {"file": f"{target.url}{API}/file={secret}"}),
+    given: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("read_recipe", {"image": secret}), ("read_recipe", {"image": f"file://{secret}"}),
+        ("read_recipe", {"image": {"path": secret, "meta": FILE}}),
+        ("read_recipe", {"image": f"http://127.0.0.1:{target.other}/x"}),
+        ("upload_lora", {"file": f"{target.url}{API}/file={secret}"}),
         ("generate", {"prompt": "x", "loras": [{"ref": "bundled:x", "path": secret, "meta": FILE}]}),
         ("generate", {"recipe": {"path": "/dev/zero", "meta": FILE}}), ("no_such_tool", {}),
     )  # fmt: skip
