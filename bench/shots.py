@@ -1,4 +1,4 @@
-"""The README's pictures: python -m bench.shots [--out docs]. Real drawings with fixed seeds, in the system's Chromium.
+"""The README's pictures: python -m bench.shots [--out docs] [--only create]. Real drawings, fixed seeds, real Chromium.
 
 Wide (1400 px), on a phone (390 px) and in the dark: Create, and wide the other tabs as the tour goes through them.
 """
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 MODEL = "pocket-sd3"
-PROMPT = "a red boat on the sea at sunset"
-LORAS = ("Neon", "Pastel")
+PROMPT = "a red house in a meadow"
+LORAS = ("Soft pastel",)
 SEED = "7"
 PATIENCE = 120_000  # ms
 WIDE, PHONE = (1400, 1000), (390, 844)
@@ -60,9 +60,16 @@ def tab(page: Page, name: str) -> None:
     page.wait_for_timeout(1500)
 
 
-def shots(browser: Browser, url: str, out: Path) -> None:
+def create(browser: Browser, url: str, out: Path) -> None:
+    for name, size, dark in (
+        ("create.png", WIDE, False), ("create-dark.png", WIDE, True), ("create-phone.png", PHONE, False),
+    ):  # fmt: skip
+        with visit(browser, url, size, dark) as page:
+            page.screenshot(path=out / name, full_page=size == PHONE)
+
+
+def others(browser: Browser, url: str, out: Path) -> None:
     with visit(browser, url, WIDE) as page:
-        page.screenshot(path=out / "create.png")
         tab(page, "LoRAs")
         page.locator(".lora").first.wait_for()
         page.wait_for_timeout(1500)
@@ -79,14 +86,12 @@ def shots(browser: Browser, url: str, out: Path) -> None:
         page.locator(".kept").first.wait_for()
         page.wait_for_timeout(1000)
         page.screenshot(path=out / "history.png")
-    for name, size, dark in (("create-dark.png", WIDE, True), ("create-phone.png", PHONE, False)):
-        with visit(browser, url, size, dark) as page:
-            page.screenshot(path=out / name, full_page=size == PHONE)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder for the pictures")
+    parser.add_argument("--only", choices=["create"], help="the Create tab alone: wide, dark and on a phone")
     asked = parser.parse_args(arguments)
     from playwright.sync_api import sync_playwright
 
@@ -96,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sync_playwright() as playwright,
         opened(playwright) as browser,
     ):
-        shots(browser, app.url, asked.out)
+        create(browser, app.url, asked.out)
+        if asked.only is None:
+            others(browser, app.url, asked.out)
 
 
 if __name__ == "__main__":

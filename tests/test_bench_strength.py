@@ -57,10 +57,9 @@ def test_the_slope_is_that_of_the_line_through_the_readings() -> None:
     assert slope(readings) == pytest.approx(2)
 
 
-@pytest.mark.parametrize("name", ["refs", "tools"])
-def test_attack_finds_nothing_and_searches_what_was_answered(name: str, tmp_path: Path) -> None:
+def test_attack_finds_nothing_and_searches_what_was_answered(tmp_path: Path) -> None:
     table = tmp_path / "table.json"
-    code = attack.main(["--no-chromium", "--rounds", name, "--json", str(table)])
+    code = attack.main(["--no-chromium", "--rounds", "refs", "tools", "--json", str(table)])
     rows = json.loads(table.read_text())
     assert [row for row in rows if not row["well"]] == []
     assert code == 0
