@@ -65,7 +65,9 @@ def create(browser: Browser, url: str, out: Path) -> None:
         ("create.png", WIDE, False), ("create-dark.png", WIDE, True), ("create-phone.png", PHONE, False),
     ):  # fmt: skip
         with visit(browser, url, size, dark) as page:
-            page.screenshot(path=out / name, full_page=size == PHONE)
+            page.evaluate("window.scrollTo(0, 0)")
+            page.wait_for_timeout(300)
+            page.screenshot(path=out / name)
 
 
 def others(browser: Browser, url: str, out: Path) -> None:
