@@ -246,13 +246,15 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
     try:
         try:
             page.launch(
-                server_name=settings.host, server_port=settings.port, share=settings.share, mcp_server=settings.mcp,
-                prevent_thread_lock=True, **page.launch_options(),
+                server_name=settings.host, server_port=settings.port, share=settings.share,
+                prevent_thread_lock=True, **page.launch_options(settings.mcp),
             )  # fmt: skip
         except OSError:  # somebody took the port meanwhile
             check_address(settings.host, settings.port)
             raise
         print(f"LoRA Loom is ready: http://{settings.host}:{settings.port}", flush=True)
+        if settings.mcp:
+            print(f"Tools for assistants (MCP): http://{settings.host}:{settings.port}/gradio_api/mcp/", flush=True)
         if page.share_url:
             print(f"Shared at {page.share_url}", flush=True)
         threading.Thread(target=warm_up, name="warm-up", daemon=True).start()

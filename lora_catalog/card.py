@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lora_catalog.plain import Line, Title
+
 Family = Literal[
     "sd3-medium",
     "sd3.5-medium",
@@ -26,15 +28,15 @@ LoraWeight = Annotated[float, Field(ge=-5, le=5, allow_inf_nan=False)]
 
 
 class LoraCard(BaseModel):
-    """One card, as `/search_loras` gives it. Texts are whatever the LoRA's author wrote: escape them where shown."""
+    """One card, as `/search_loras` gives it. Texts are its author's, made plain: escape them where shown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ref: str = Field(description="the text of a LoraRef")
-    title: str
+    title: Title
     family: Family
-    licence: str | None = Field(description="an SPDX id or the Hub's own name for it; null where none is given")
-    triggers: tuple[str, ...] = Field(description="words that call the LoRA, best first")
+    licence: Line | None = Field(description="an SPDX id or the Hub's own name for it; null where none is given")
+    triggers: tuple[Line, ...] = Field(description="words that call the LoRA, best first")
     weight: LoraWeight = Field(description="the weight its author prefers")
     downloads: int = Field(ge=0, description="in the last 30 days; 0 where nobody counts")
     likes: int = Field(ge=0)
@@ -42,9 +44,9 @@ class LoraCard(BaseModel):
     gated: bool = Field(description="its author asks people to accept terms on the Hub first")
     private: bool = False
     source: CardSource
-    base: str | None = Field(description="the model it was trained on: a model key or a repo of the Hub")
+    base: Line | None = Field(description="the model it was trained on: a model key or a repo of the Hub")
     preview: str | None = Field(description="a picture's path within the LoRA's source")
-    description: str
-    author: str | None
+    description: Line
+    author: Line | None
     updated: str | None = Field(default=None, description="when its repo last changed, as ISO 8601 in UTC")
     checked: bool = Field(default=True, description="false for a curated card that the Hub has not confirmed yet")

@@ -10,6 +10,7 @@ from lora_catalog.card import CardSource, Family, LoraCard, LoraWeight
 from lora_catalog.header import Header
 from lora_catalog.identify import fits, identify
 from lora_catalog.layers import Format
+from lora_catalog.plain import Line, Title
 from lora_catalog.reference import LoraRef
 
 
@@ -19,7 +20,7 @@ class Preflight(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ref: str = Field(description="pinned where the source has revisions")
-    title: str
+    title: Title
     family: Family | Literal["unknown"]
     format: Format
     rank: int | None = Field(description="the largest of its layers'; null where unknown")
@@ -29,16 +30,16 @@ class Preflight(BaseModel):
     layers: int = Field(description="how many layers it touches; 0 where unknown")
     parts: dict[str, int] = Field(description="how many of them in each part of the pipeline")
     bytes: int = Field(description="of the file")
-    triggers: tuple[str, ...]
+    triggers: tuple[Line, ...]
     weight: LoraWeight = Field(description="the weight its author prefers")
-    licence: str | None
+    licence: Line | None
     gated: bool
     private: bool
     nsfw: bool
     source: CardSource
-    base: str | None = Field(description="what it was trained on, as its card or its metadata say")
-    metadata: dict[str, str] = Field(description="what trainers wrote into the header that is of use to people")
-    reason: str | None = Field(description="a clause: why the family is unknown; null where it is not")
+    base: Line | None = Field(description="what it was trained on, as its card or its metadata say")
+    metadata: dict[str, Line] = Field(description="what trainers wrote into the header that is of use to people")
+    reason: Line | None = Field(description="a clause: why the family is unknown; null where it is not")
     fits: Literal["yes", "no", "unknown"]
     why_not: str | None = Field(description="a sentence; null where it fits without a reserve")
 

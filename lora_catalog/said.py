@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 from lora_catalog.card import Family
+from lora_catalog.plain import plain
 
 LONGEST = 300  # letters of a text that is passed on
 _LONGEST_JSON = 1_000_000
@@ -75,13 +76,13 @@ class Said:
 
 def read_said(metadata: Mapping[str, str]) -> Said:
     """What is said in a header's metadata."""
-    shown = {name: text for name in _SHOWN if (text := _clean(metadata.get(name, ""))) not in ("", "None")}
-    plain = [re.sub(r"[^a-z0-9]+", "-", shown.get(name, "").lower()).strip("-") for name in _BASE_KEYS]
-    families = [family for name in plain if (family := _family(name)) is not None]
+    shown = {name: text for name in _SHOWN if (text := plain(metadata.get(name, ""), LONGEST)) not in ("", "None")}
+    named = [re.sub(r"[^a-z0-9]+", "-", shown.get(name, "").lower()).strip("-") for name in _BASE_KEYS]
+    families = [family for name in named if (family := _family(name)) is not None]
     if metadata.get("ss_v2") == "True":
         families.append("sd2")
     twins = [
-        twin for name in plain[: len(_ARCHITECTURE_KEYS)] for word, twin in _TWINS.items() if name.startswith(word)
+        twin for name in named[: len(_ARCHITECTURE_KEYS)] for word, twin in _TWINS.items() if name.startswith(word)
     ]
     return Said(
         title=next((shown[name] for name in _TITLE_KEYS if name in shown), None),
@@ -92,12 +93,6 @@ def read_said(metadata: Mapping[str, str]) -> Said:
         triggers=_triggers(metadata),
         shown=shown,
     )
-
-
-def _clean(text: str) -> str:
-    """On one line, without control characters, cut."""
-    line = " ".join(text[: 4 * LONGEST].split())
-    return "".join(letter for letter in line if letter.isprintable())[:LONGEST]
 
 
 def _family(name: str) -> Family | None:
@@ -132,7 +127,7 @@ def _triggers(metadata: Mapping[str, str]) -> tuple[str, ...]:
 
     Trainers count tags in the order of the captions, where the word that calls the LoRA comes first by custom.
     """
-    if phrase := _clean(metadata.get("modelspec.trigger_phrase", "")):
+    if phrase := plain(metadata.get("modelspec.trigger_phrase", ""), LONGEST):
         return (phrase,)
     folders = _json(metadata.get("ss_dataset_dirs"))
     pictures, counts = 0, dict[str, int]()
@@ -143,7 +138,7 @@ def _triggers(metadata: Mapping[str, str]) -> tuple[str, ...]:
     if pictures < _FEWEST_PICTURES:
         return ()
     common = (tag for tag, count in counts.items() if count >= _NEARLY_ALL * pictures)
-    words = (_clean(tag) for tag in islice(common, _MOST_COMMON))
+    words = (plain(tag, LONGEST) for tag in islice(common, _MOST_COMMON))
     return tuple(islice((word for word in words if word and word.lower() not in _PLAIN_TAGS), 1))
 
 

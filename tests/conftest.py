@@ -75,12 +75,13 @@ def serve() -> Iterator[Serve]:
         words: PocketWords | None = None,
         model: str = "pocket-sd3",
         journal: Journal | None = None,
+        mcp: bool = False,
     ) -> Served:
         catalog = Catalog([BundledSource(loras)]) if isinstance(loras, Path) else loras
         studio = Studio(engine, catalog, model, journal, "picture" if journal else "none")
         page = build_page(studio, words or PocketWords(), Runs(), Visitors())
         port = free_port()
-        page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, **page.launch_options())
+        page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, **page.launch_options(mcp))
         pages.append(page)
         return Served(f"http://127.0.0.1:{port}", engine)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.exceptions import Error
+from gradio.routes import App
 
 from core.records.status import NoSync, Sync
 from core.studio import Studio
@@ -20,17 +23,21 @@ from ui.hosts import Hosts, OwnHosts
 from ui.limits import LimitedBody
 from ui.loras import LorasTab
 from ui.open_recipe import ON_LOAD
+from ui.own_files import NoProxy, as_uploads
 from ui.previews import preview_route
 from ui.recall import CREATE, Recall
 from ui.remembered import Remembered
 from ui.runs import Runs
-from ui.sessions import light_sessions
+from ui.sessions import MOST_SESSIONS, lean, quiet
 from ui.sign_in import sign_in_button
 from ui.stumbles import Stumbles, told
 from ui.theme import css, js, theme
 from ui.uploads import UploadsStay
 from ui.visitors import Visitors
 from ui.words import PocketWords
+
+if TYPE_CHECKING:
+    from ui.tools import Tools
 
 # One for each call that is being answered, those that wait in the line to draw among them: 65 at most, and a few that
 # are just being refused. Threads are made when they are needed; page loads and files have others.
@@ -60,8 +67,18 @@ class Page(gr.Blocks):
         self._hosts, self._health = hosts, health
         super().__init__(**options)  # which makes the queue
 
-    def launch_options(self) -> dict[str, Any]:
-        """What every launch of this page takes, in app.py and in tests alike."""
+    def launch_options(self, mcp: bool = False) -> dict[str, Any]:
+        """What every launch of this page takes, in app.py and in tests alike; `mcp`: its endpoints as tools too."""
+        tools = self._tools() if mcp else None
+
+        @asynccontextmanager
+        async def lifespan(app: App) -> AsyncIterator[None]:
+            async with AsyncExitStack() as entered:
+                await entered.enter_async_context(lean(app))
+                if tools:
+                    await entered.enter_async_context(tools.running())
+                yield
+
         return {
             "theme": theme(),
             "css": css(),
@@ -71,17 +88,24 @@ class Page(gr.Blocks):
             "ssr_mode": False,
             "quiet": True,
             "show_error": False,
+            "mcp_server": False,  # Gradio's own hands over files of this server, and lets any address be fetched
             "max_file_size": self._largest_upload,
             "max_threads": MOST_THREADS,
+            "state_session_capacity": MOST_SESSIONS,
             "app_kwargs": {
                 "middleware": [
                     OwnHosts.only(self._hosts, lambda: self.share_url),
                     Stumbles.caught(),
+                    NoProxy.here(),
                     LimitedBody.at(LARGEST_BODY, self._largest_upload),
                     UploadsStay.of(lambda: self.upload_file_set),
                 ],
-                "lifespan": light_sessions(self),
-                "routes": [preview_route(self._studio.catalog), self._health.route(self._studio)],
+                "lifespan": lifespan,
+                "routes": [
+                    preview_route(self._studio.catalog),
+                    self._health.route(self._studio),
+                    *([tools.route()] if tools else []),
+                ],
             },
         }
 
@@ -91,6 +115,7 @@ class Page(gr.Blocks):
         self._queue = FairQueue(
             self._visitors, live_updates=True, concurrency_count=MOST_THREADS, update_intervals=1, blocks=self
         )
+        quiet(self._queue)
         return self
 
     async def process_api(self, *args: Any, **options: Any) -> Any:
@@ -103,9 +128,15 @@ class Page(gr.Blocks):
         except Exception as error:
             raise Error(told(error)[1], print_exception=False) from error
 
+    def _tools(self) -> Tools:
+        from ui.tools import Tools  # mcp takes most of a second to import: not where nobody asks for it
+
+        return Tools(self)
+
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **options: Any) -> Any:
         """Raises gr.Error only. The findings are Gradio's: too few inputs, or a file that was never uploaded."""
         try:
+            inputs = [as_uploads(value) for value in inputs]
             return await super().preprocess_data(block_fn, inputs, *rest, **options)
         except Error:
             raise

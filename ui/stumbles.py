@@ -12,7 +12,7 @@ from core.bugs import in_words, new_number, no_room
 from ui.limits import answer
 
 _OURS = ("core.", "lora_catalog.", "ui.")
-_AROUND = ("ui.page", "ui.fair_queue", "ui.faults", "ui.hosts", "ui.limits", "ui.sessions", "ui.uploads")  # Gradio's
+_AROUND = ("ui.page", "ui.fair_queue", "ui.stumbles", "ui.hosts", "ui.limits", "ui.sessions", "ui.uploads")  # Gradio's
 
 log = logging.getLogger(__name__)
 

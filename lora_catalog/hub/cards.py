@@ -11,6 +11,7 @@ from huggingface_hub import ModelInfo
 from lora_catalog.bases import family_of
 from lora_catalog.card import LoraCard
 from lora_catalog.errors import BadRef
+from lora_catalog.plain import plain
 from lora_catalog.reference import LoraRef
 
 NSFW_TAG = "not-for-all-audiences"
@@ -88,11 +89,8 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _line(value: Any) -> str:
-    """A text on one line, of bounded length, without control characters; empty for anything else."""
-    if not isinstance(value, str):
-        return ""
-    text = " ".join("".join(letter if letter.isprintable() else " " for letter in value[: 4 * LONGEST_TEXT]).split())
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+    """A text made plain; empty for anything else."""
+    return plain(value, LONGEST_TEXT) if isinstance(value, str) else ""
 
 
 def _count(value: Any) -> int:

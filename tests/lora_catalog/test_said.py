@@ -113,7 +113,7 @@ def test_texts_are_put_on_one_line_cleaned_and_cut() -> None:
     said = read_said(
         {"modelspec.description": "a\n\x00b\u202e " + "x" * 1000, "ss_steps": "10", "sshs_model_hash": "0f"}
     )
-    assert said.shown == {"modelspec.description": "a b " + "x" * (LONGEST - 4), "ss_steps": "10"}
+    assert said.shown == {"modelspec.description": "a b " + "x" * (LONGEST - 5) + "…", "ss_steps": "10"}
 
 
 @given(
