@@ -27,6 +27,7 @@ from typing import Any
 
 import diffusers
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 import core.drawing
@@ -139,7 +140,8 @@ class Diffusers:
 
 
 class Tuned(Diffusers):
-    """With LoRAs swapped in place under compiled blocks. Weights stay 1: set after a swap they would count wrongly."""
+    """With LoRAs swapped in place under compiled blocks. Weights stay 1: set after a swap they would count wrongly. A
+    slot that a blend leaves empty is inactive: it would cost each layer two products more."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
@@ -148,6 +150,8 @@ class Tuned(Diffusers):
             self.pipeline.load_lora_weights(dict(self._known[slot]), adapter_name=f"n{slot}")
         self.pipeline.set_adapters(["n0", "n1"], [1.0, 1.0])
         denoiser = getattr(self.pipeline, stage.model.component)
+        self._layers = [layer for layer in denoiser.modules() if isinstance(layer, BaseTunerLayer)]
+        self._slots = 2
         if stage.model.component == "transformer":
             type(denoiser)._repeated_blocks = ["JointTransformerBlock"]  # diffusers 0.42 names none
         denoiser.compile_repeated_blocks(**{"backend": "eager"} if stage.tiny else {"fullgraph": True})
@@ -155,6 +159,10 @@ class Tuned(Diffusers):
     def _load(self, states: Mapping[int, dict[str, torch.Tensor]], weights: list[float]) -> None:
         for slot, state in enumerate(states.values()):
             self.pipeline.load_lora_weights(state, adapter_name=f"n{slot}", hotswap=True)
+        if len(states) != self._slots:  # not by set_adapters, which sets weights; each number is compiled for once
+            self._slots = len(states)
+            for layer in self._layers:
+                layer.set_adapter([f"n{slot}" for slot in range(self._slots)], inference_mode=True)
 
 
 CONTESTANTS: Mapping[str, Callable[[Stage], Any]] = {OURS: Ours, PLAIN: Diffusers, TUNED: Tuned}
