@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,8 +106,6 @@ def host_memory(root: Path = Path("/")) -> float | None:
         free = next(int(line.split()[1]) * 1024 for line in said.splitlines() if line.startswith("MemAvailable:"))
     except (OSError, ValueError, StopIteration):
         return None
-    try:
+    with suppress(OSError, ValueError):  # no container, or "max": one without a limit
         free = min(free, int((root / "sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    except (OSError, ValueError):
-        pass  # no container, or "max": one without a limit
     return free / 1e9

@@ -127,7 +127,7 @@ def needs(entry: BaseModel, plan: MemoryPlan) -> int:
 
 
 def rests(entry: BaseModel, plan: MemoryPlan) -> int:
-    """Bytes of the CPU's memory that the weights lie in while they wait there, on a machine whose device has its own."""
+    """Bytes of the CPU's memory in which weights wait, on a machine whose device has a memory of its own."""
     parts = dict(PARTS[entry.family])
     if plan.without_t5 or not entry.t5:
         parts.pop(T5, None)
@@ -185,7 +185,9 @@ def plan_for(
     if automatic is None:
         raise ModelUnavailable(f"{entry.title} {takes}: choose a smaller model.")
     there = f"takes {gigabytes(needs(entry, automatic))}"
-    raise ModelUnavailable(f"{entry.title} {takes}: start with --plan {automatic.name}, which {there} ({automatic.costs}).")
+    raise ModelUnavailable(
+        f"{entry.title} {takes}: start with --plan {automatic.name}, which {there} ({automatic.costs})."
+    )
 
 
 def plans_making(entry: BaseModel, device: str, changes: str) -> tuple[MemoryPlan, ...]:

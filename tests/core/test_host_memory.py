@@ -1,4 +1,4 @@
-"""The CPU's memory counts too: plans that let weights wait there are chosen where they have room, and said to lack it."""
+"""The CPU's memory counts too: plans that let weights wait there are chosen where they have room for them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_too_little_of_the_cpus_memory_is_one_sentence_with_the_plan_that_fits_o
         "Stable Diffusion 3.5 Large lays about 27.5 GB into the CPU's memory with the plan group-offload, and 16.0 GB "
         "are free there: start with --plan nf4, which takes 11.5 GB (other pictures, of somewhat less quality)."
     )
-    words = r"lays about 27\.\d GB into the CPU's memory even with the plan group-offload, and 16\.0 GB are free there: "
+    words = (
+        r"lays about 27\.\d GB into the CPU's memory even with the plan group-offload, and 16\.0 GB are free there: "
+    )
     assert Machine("cuda", 10.0, host_gb=32.0, has_token=True).why_not(LARGE) is None
     with pytest.raises(ModelUnavailable, match=f"{words}choose a smaller model"):
         Machine("cuda", 8.0, host_gb=16.0).plan_of(LARGE)

@@ -12,6 +12,7 @@ import pytest
 
 from core.errors import BadRequest, Cancelled
 from core.messages import Preview, Progress
+from core.recipe import permalink
 from core.request import LARGEST_SEED, request_from
 from core.studio import Generated, Studio
 from core.together import groups_of
@@ -44,6 +45,23 @@ def test_each_picture_of_a_batch_is_made_again_from_its_own_recipe(
         again = make(studio, recipe=recipe.as_json(), **given)
         assert len(again.pictures) == 1
         assert np.array_equal(pixels(again.pictures[0]), pixels(picture))
+
+
+def test_each_row_of_a_batch_says_its_own_words_and_is_made_again_from_its_own_recipe(studio: Studio) -> None:
+    made = make(studio, prompt="[[red, blue]] {circle|star} \\{a|b}", images=2, batch=2, **TWICE)
+    assert made.recipe.version == 2
+    texts = [made.recipe.request().texts_of(number)[0] for number in range(2)]
+    assert [text.split()[0] for text in texts] == ["red", "blue"]
+    for number, (recipe, picture) in enumerate(zip(made.recipes, made.pictures, strict=True)):
+        assert recipe.request().texts_of(0)[0] == texts[number]
+        assert (recipe.version, recipe.seed, recipe.images, recipe.plan.batch) == (2, 7 + number, 1, 2)
+        for text in (recipe.as_text(), permalink(recipe)):
+            read, told = studio.read_recipe({"text": text}, ANYONE)
+            assert (read, told) == (recipe, [])
+        again = make(studio, recipe=recipe.as_json())
+        assert np.array_equal(pixels(again.pictures[0]), pixels(picture))
+    whole = make(studio, recipe=made.recipe.as_json())
+    assert all(map(np.array_equal, map(pixels, whole.pictures), map(pixels, made.pictures)))
 
 
 @pytest.mark.parametrize("model", ["pocket-sd3", "pocket-sdxl", "pocket-sdxl-lcm"])
