@@ -272,7 +272,7 @@ def test_the_diffusers_script_draws_the_second_pass_too(tmp_path: Path, monkeypa
         ("pocket-sd3", 6, {"prompt": "a [[red, blue]] circle", "images": 2}),
         ("pocket-sdxl", 7, {"prompt": "a red circle", "negative_prompt": "blue", "seed": 8}),
     ):
-        ours = make(studio, model=model, steps=steps, upscale=1.5, width=128, height=128, **words)
+        ours = make(studio, model=model, steps=steps, upscale=1.5, **words)
         code = studio.recipe_code(ours.recipe, "http://127.0.0.1:7860")
         compile(code["python"], "script", "exec")
         assert '"upscale": {"factor": 1.5' in code["python"]

@@ -21,27 +21,27 @@ from tests.core.test_second_pass import SMALL, TWICE, files, make, pixels, studi
 
 __all__ = ["studio"]
 
-WAYS: list[tuple[str, dict[str, Any], bool]] = [
-    ("pocket-sd3", {}, False),
-    ("pocket-sd3", {**TWICE}, True),
-    ("pocket-sdxl", {"sampler": "euler-ancestral"}, False),
-    ("pocket-sdxl", {"sampler": "dpm++-2m"}, True),
-    ("pocket-sdxl-lcm", {**TWICE}, False),
+WAYS: list[tuple[str, int, dict[str, Any], bool]] = [
+    ("pocket-sd3", 3, {}, False),
+    ("pocket-sd3", 2, {**TWICE}, True),
+    ("pocket-sdxl", 2, {"sampler": "euler-ancestral"}, False),
+    ("pocket-sdxl", 2, {"sampler": "dpm++-2m"}, True),
+    ("pocket-sdxl-lcm", 3, {**TWICE}, False),
 ]
 
 
-@pytest.mark.parametrize(("model", "fields", "masked"), WAYS)
+@pytest.mark.parametrize(("model", "batch", "fields", "masked"), WAYS)
 def test_each_picture_of_a_batch_is_made_again_from_its_own_recipe(
-    studio: Studio, tmp_path: Path, model: str, fields: dict[str, Any], masked: bool
+    studio: Studio, tmp_path: Path, model: str, batch: int, fields: dict[str, Any], masked: bool
 ) -> None:
     given = files(tmp_path) if masked else {}
-    made = make(studio, model=model, images=3, batch=3, **fields, **given)
-    assert (made.recipe.plan.batch, made.recipe.images) == (3, 3)
+    made = make(studio, model=model, images=batch, batch=batch, **fields, **given)
+    assert (made.recipe.plan.batch, made.recipe.images) == (batch, batch)
     whole = make(studio, recipe=json.loads(made.recipe.as_text()), **given)
     for one, other in zip(made.pictures, whole.pictures, strict=True):
         assert np.array_equal(pixels(one), pixels(other))
     for number, (recipe, picture) in enumerate(zip(made.recipes, made.pictures, strict=True)):
-        assert (recipe.seed, recipe.images, recipe.plan.batch) == (7 + number, 1, 3)
+        assert (recipe.seed, recipe.images, recipe.plan.batch) == (7 + number, 1, batch)
         again = make(studio, recipe=recipe.as_json(), **given)
         assert len(again.pictures) == 1
         assert np.array_equal(pixels(again.pictures[0]), pixels(picture))
