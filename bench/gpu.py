@@ -27,6 +27,7 @@ from typing import Any
 
 import diffusers
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 import core.drawing
@@ -47,6 +48,7 @@ OURS, PLAIN, TUNED = "ours", "diffusers", "diffusers, hotswap + compile"
 SAME, TURNS, ZIPF = "the same LoRA again", "two in turn", f"one of {LORAS}, by Zipf's law"
 BLEND, WEIGHT, FIRST = "blends of two", "another weight", "a LoRA never used before"
 MANY = f"{USERS} users in turn, each with a LoRA"
+SLOT = "slot{}"  # peft swaps by what is in a layer's name, and the name n1 is in attn1
 Blend = Mapping[int, float]  # weights by a LoRA's number
 
 
@@ -132,29 +134,38 @@ class Diffusers:
 
     def _load(self, states: Mapping[int, dict[str, torch.Tensor]], weights: list[float]) -> None:
         self.pipeline.unload_lora_weights()
-        names = [f"n{slot}" for slot in range(len(states))]
+        names = [SLOT.format(slot) for slot in range(len(states))]
         for name, state in zip(names, states.values(), strict=True):
             self.pipeline.load_lora_weights(state, adapter_name=name)
         self.pipeline.set_adapters(names, weights)
 
 
 class Tuned(Diffusers):
-    """With LoRAs swapped in place under compiled blocks. Weights stay 1: set after a swap they would count wrongly."""
+    """With LoRAs swapped in place under compiled blocks. Weights stay 1: set after a swap they would count wrongly. A
+    slot that a blend leaves empty is inactive: it would cost each layer two products more."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
         self.pipeline.enable_lora_hotswap(target_rank=max(RANKS))
+        # Only the first adapter is padded to the target rank: the second one begins with the largest there is.
+        largest = max(self._known, key=lambda state: sum(tensor.numel() for tensor in state.values()))
         for slot in range(2):
-            self.pipeline.load_lora_weights(dict(self._known[slot]), adapter_name=f"n{slot}")
-        self.pipeline.set_adapters(["n0", "n1"], [1.0, 1.0])
+            self.pipeline.load_lora_weights(dict(largest), adapter_name=SLOT.format(slot))
+        self.pipeline.set_adapters([SLOT.format(0), SLOT.format(1)], [1.0, 1.0])
         denoiser = getattr(self.pipeline, stage.model.component)
+        self._layers = [layer for layer in denoiser.modules() if isinstance(layer, BaseTunerLayer)]
+        self._slots = 2
         if stage.model.component == "transformer":
             type(denoiser)._repeated_blocks = ["JointTransformerBlock"]  # diffusers 0.42 names none
         denoiser.compile_repeated_blocks(**{"backend": "eager"} if stage.tiny else {"fullgraph": True})
 
     def _load(self, states: Mapping[int, dict[str, torch.Tensor]], weights: list[float]) -> None:
         for slot, state in enumerate(states.values()):
-            self.pipeline.load_lora_weights(state, adapter_name=f"n{slot}", hotswap=True)
+            self.pipeline.load_lora_weights(state, adapter_name=SLOT.format(slot), hotswap=True)
+        if len(states) != self._slots:  # not by set_adapters, which sets weights; each number is compiled for once
+            self._slots = len(states)
+            for layer in self._layers:
+                layer.set_adapter([SLOT.format(slot) for slot in range(self._slots)], inference_mode=True)
 
 
 CONTESTANTS: Mapping[str, Callable[[Stage], Any]] = {OURS: Ours, PLAIN: Diffusers, TUNED: Tuned}

@@ -15,7 +15,7 @@ from core.base_models import BASE_MODELS, BaseModel
 from core.bugs import in_words
 from core.errors import Cancelled, ModelUnavailable, OutOfMemory
 from core.machine import Machine
-from core.memory import MemoryPlan, smaller_than
+from core.memory import MemoryPlan
 from core.messages import Done, Failed, Job, Message, Progress, StopFlag
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class LocalEngine:
         if job.quantisation is None:
             plan = self._enough.get(entry.home, plan)
         done = self._tried(job, plan, commit, stopped, emit)
-        smaller = smaller_than(plan, entry, self._machine.device)
+        smaller = self._machine.smaller_plan(plan, entry)
         if done is None and smaller is not None:
             emit(Progress(f"Out of memory: once more with {smaller.does}"))
             plan, done = smaller, self._tried(job, smaller, commit, stopped, emit)

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.base_models import BASE_MODELS, BaseModel
 from core.errors import ModelUnavailable
-from core.memory import FULL, MemoryPlan, gigabytes, needs, plan_for, plans_for, plans_making
+from core.memory import FULL, MemoryPlan, fits, gigabytes, needs, plan_for, plans_for, plans_making, smaller_than
 
 
 @dataclass(frozen=True)
 class Machine:
     """`device` is torch's word for it; `memory_gb` is what a model may fill; None where that is not known yet. `plan`
-    names the memory plan that is wished for, None for the best that fits."""
+    names the memory plan that is wished for, None for the best that fits. `host_gb` is what parts of a model may fill
+    of the CPU's memory while they wait there, None where the system does not say."""
 
     device: str
     memory_gb: float | None = None
     has_token: bool = False
     plan: str | None = None
     speed: str = "auto"  # or `plain`: none of core/speed.py's switches
+    host_gb: float | None = None
 
     def plan_of(self, entry: BaseModel, changes: str | None = None) -> MemoryPlan:
         """How `entry` is laid out here: where it fits so that the pixels are those of a recipe with these `changes`.
 
         Raises ModelUnavailable where the model takes too much memory.
         """
-        free = None if self.memory_gb is None else int(self.memory_gb * 1e9)
-        chosen = plan_for(entry, self.device, free, self.plan)
+        free, host = _bytes(self.memory_gb), _bytes(self.host_gb)
+        chosen = plan_for(entry, self.device, free, self.plan, host)
         alike = () if changes is None else plans_making(entry, self.device, changes)
-        fitting = [plan for plan in alike if free is None or needs(entry, plan) <= free]
+        fitting = [plan for plan in alike if fits(entry, plan, free, host)]
         return chosen if chosen in fitting or not fitting else fitting[0]
+
+    def smaller_plan(self, plan: MemoryPlan, entry: BaseModel) -> MemoryPlan | None:
+        """What to try after a plan for which the device's memory was too little; None where nothing is left."""
+        return smaller_than(plan, entry, self.device, _bytes(self.host_gb))
 
     def why_not(self, entry: BaseModel) -> str | None:
         """None if `entry` can run here, else one sentence with the next step."""
@@ -53,6 +60,10 @@ class Machine:
         if locked is not None and not self.has_token:
             return f"{gated(locked)} and start with HF_TOKEN set."
         return None
+
+
+def _bytes(size: float | None) -> int | None:
+    return None if size is None else int(size * 1e9)
 
 
 def gated(entry: BaseModel) -> str:
@@ -81,7 +92,20 @@ def survey(has_token: bool, on_zero_gpu: bool, plan: str | None = None, speed: s
         import torch
 
         if torch.cuda.is_available():
-            return Machine("cuda", torch.cuda.mem_get_info()[0] / 1e9, has_token, plan, speed)
+            return Machine("cuda", torch.cuda.mem_get_info()[0] / 1e9, has_token, plan, speed, host_memory())
         if torch.backends.mps.is_available():
             return Machine("mps", torch.mps.recommended_max_memory() / 1e9, has_token, plan)
     return Machine("cpu", None, has_token, plan)
+
+
+def host_memory(root: Path = Path("/")) -> float | None:
+    """GB of the CPU's memory that are free without swapping, of a container at most what it may have; None where the
+    system does not say as Linux does."""
+    try:
+        said = (root / "proc/meminfo").read_text(encoding="ascii")
+        free = next(int(line.split()[1]) * 1024 for line in said.splitlines() if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None
+    with suppress(OSError, ValueError):  # no container, or "max": one without a limit
+        free = min(free, int((root / "sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return free / 1e9

@@ -126,6 +126,22 @@ def needs(entry: BaseModel, plan: MemoryPlan) -> int:
             return vae + max(_LAYERS + step, decoding)
 
 
+def rests(entry: BaseModel, plan: MemoryPlan) -> int:
+    """Bytes of the CPU's memory in which weights wait, on a machine whose device has a memory of its own."""
+    parts = dict(PARTS[entry.family])
+    if plan.without_t5 or not entry.t5:
+        parts.pop(T5, None)
+    vae = parts.pop("vae").numbers * _vae_width(entry)
+    denoiser, *encoders = (bytes_of(part, _WIDTHS[entry.dtype], plan.packing_of(name)) for name, part in parts.items())
+    waiting = {"encoders": sum(encoders), "parts": denoiser + sum(encoders) + vae, "layers": denoiser + sum(encoders)}
+    return waiting.get(plan.rest, 0)
+
+
+def fits(entry: BaseModel, plan: MemoryPlan, free: int | None, host: int | None = None) -> bool:
+    """Whether a plan can be in `free` bytes of the device and `host` bytes of the CPU's memory; None: enough."""
+    return (free is None or needs(entry, plan) <= free) and (host is None or rests(entry, plan) <= host)
+
+
 def bytes_of(part: Part, width: int, packing: Packing | None) -> int:
     """What a part's weights take, `width` bytes for each number that is not packed."""
     if packing is None:
@@ -143,22 +159,35 @@ def plans_for(entry: BaseModel, device: str) -> tuple[MemoryPlan, ...]:
     return tuple(plan for plan in _PLANS if device in plan.devices and (entry.t5 or not plan.about_t5))
 
 
-def plan_for(entry: BaseModel, device: str, free: int | None, wish: str | None = None) -> MemoryPlan:
-    """The wish where it makes sense for this model, else the best plan that fits into `free` bytes (None: enough).
+def plan_for(
+    entry: BaseModel, device: str, free: int | None, wish: str | None = None, host: int | None = None
+) -> MemoryPlan:
+    """The wish where it makes sense for this model, else the best plan that fits into `free` bytes of the device and
+    `host` bytes of the CPU's memory (None: enough).
 
     Raises ModelUnavailable, with the plan that would fit, where the wish or everything takes more than that.
     """
     possible = plans_for(entry, device)
     wished = next((plan for plan in possible if plan.name == wish), None)
-    if wished is None and free is None:
-        return possible[0]
-    fitting = [plan for plan in possible if free is None or needs(entry, plan) <= free]
+    fitting = [plan for plan in possible if fits(entry, plan, free, host)]
     if wished in fitting:
         return wished
     automatic = next((plan for plan in fitting if plan.automatic), None)
     if wished is None and automatic is not None:
         return automatic
-    raise ModelUnavailable(_too_little(entry, possible, free or 0, wished, automatic))
+    asked = wished or min(possible, key=lambda plan: needs(entry, plan))
+    how = f" with the plan {asked.name}" if wished else f" even with the plan {asked.name}"
+    if free is not None and needs(entry, asked) > free:
+        takes = f"takes about {gigabytes(needs(entry, asked))} of GPU memory{how}, and {gigabytes(free)} are free"
+    else:
+        takes = f"lays about {gigabytes(rests(entry, asked))} into the CPU's memory{how}, and {gigabytes(host or 0)} "
+        takes += "are free there"
+    if automatic is None:
+        raise ModelUnavailable(f"{entry.title} {takes}: choose a smaller model.")
+    there = f"takes {gigabytes(needs(entry, automatic))}"
+    raise ModelUnavailable(
+        f"{entry.title} {takes}: start with --plan {automatic.name}, which {there} ({automatic.costs})."
+    )
 
 
 def plans_making(entry: BaseModel, device: str, changes: str) -> tuple[MemoryPlan, ...]:
@@ -166,11 +195,12 @@ def plans_making(entry: BaseModel, device: str, changes: str) -> tuple[MemoryPla
     return tuple(plan for plan in plans_for(entry, device) if plan.changes(entry) == changes)
 
 
-def smaller_than(plan: MemoryPlan, entry: BaseModel, device: str) -> MemoryPlan | None:
-    """The next of the plans that takes less; None where there is none."""
+def smaller_than(plan: MemoryPlan, entry: BaseModel, device: str, host: int | None = None) -> MemoryPlan | None:
+    """The next of the plans that takes less of the device; None where there is none that fits beside it."""
     possible = plans_for(entry, device)
     behind = possible[possible.index(plan) + 1 :] if plan in possible else ()
-    return next((other for other in behind if other.automatic and needs(entry, other) < needs(entry, plan)), None)
+    less = (other for other in behind if other.automatic and needs(entry, other) < needs(entry, plan))
+    return next((other for other in less if fits(entry, other, None, host)), None)
 
 
 def gigabytes(size: int) -> str:
@@ -181,15 +211,3 @@ def gigabytes(size: int) -> str:
 def table_of(entry: BaseModel) -> dict[str, float]:
     """GB of a GPU that each plan takes, by its name."""
     return {plan.name: round(needs(entry, plan) / 1e9, 1) for plan in plans_for(entry, "cuda")}
-
-
-def _too_little(
-    entry: BaseModel, possible: tuple[MemoryPlan, ...], free: int, wished: MemoryPlan | None, fits: MemoryPlan | None
-) -> str:
-    asked = wished or min(possible, key=lambda plan: needs(entry, plan))
-    how = f" with the plan {wished.name}" if wished else f" even with the plan {asked.name}"
-    takes = f"{entry.title} takes about {gigabytes(needs(entry, asked))} of GPU memory"
-    said = f"{takes}{how}, and {gigabytes(free)} are free"
-    if fits is None:
-        return f"{said}: choose a smaller model."
-    return f"{said}: start with --plan {fits.name}, which takes {gigabytes(needs(entry, fits))} ({fits.costs})."

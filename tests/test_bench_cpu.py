@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 import core.studio
 from bench import cpu, gpu
@@ -64,6 +65,29 @@ def test_gpu_compares_three_ways_on_a_machine_that_has_only_torch_and_diffusers(
             assert len(of_model[name]["changes"][gpu.FIRST]) == 1
         assert set(of_model["floors_ms"]) == set(model.modes)
         assert f"{model.title}: change of LoRAs" in ran.stdout
+
+
+def test_gpu_has_the_tuned_one_draw_with_the_loras_of_a_blend_alone(tmp_path: Path) -> None:
+    stage = gpu.Stage(XL, "cpu", True, XL.loras(tmp_path, 3, True), {})
+    plain, tuned = gpu.Diffusers(stage), gpu.Tuned(stage)
+
+    def seen(way: gpu.Diffusers, blend: gpu.Blend) -> torch.Tensor:
+        way.change(blend)
+        small = {"num_inference_steps": 1, "width": 64, "height": 64, "output_type": "latent"}
+        with torch.inference_mode():
+            generator = torch.Generator().manual_seed(0)
+            made: torch.Tensor = way.pipeline(prompt="a cat", generator=generator, **small).images
+        return made
+
+    blends: list[gpu.Blend] = [{0: 1.0, 1: 1.0}, {2: 1.0}, {1: 1.0, 2: 1.0}]
+    pictures = [seen(plain, blend) for blend in blends]
+    assert not torch.allclose(pictures[0], pictures[1], atol=1e-4)
+    for _ in range(2):
+        for blend, picture in zip(blends, pictures, strict=True):
+            assert torch.allclose(seen(tuned, blend), picture, atol=1e-4)
+            counted = counters["stats"]["unique_graphs"]
+    assert torch.allclose(seen(tuned, blends[1]), pictures[1], atol=1e-4)
+    assert counters["stats"]["unique_graphs"] == counted  # none was compiled again
 
 
 def test_gpu_without_a_gpu_says_so_in_one_sentence(

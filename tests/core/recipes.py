@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from core.base_models import BASE_MODELS
-from core.recipe import Plan, Recipe, RecipeLora, RecipeModel, RecipeReceipt, libraries_here
+from core.recipe import Plan, Recipe, RecipeLora, RecipeModel, RecipeReceipt, RecipeUpscale, libraries_here
 from core.recipe_here import embedded_revision
 
 NEON = "bundled:pocket-sdxl-neon"
@@ -63,9 +63,13 @@ def recipes(draw: st.DrawFn) -> Recipe:
                 start=start, end=end, blocks=draw(st.none() | st.just({"in": 0.5, "out.0": -1.0})),
             )
         )  # fmt: skip
+    upscale = draw(st.none() | st.sampled_from([RecipeUpscale(factor=1.5, strength=1.0)]))
     return recipe(
-        "pocket-sdxl", prompt=draw(PROMPTS), negative_prompt=draw(PROMPTS), loras=tuple(loras),
+        "pocket-sdxl", version=1 if upscale is None else 2, upscale=upscale,
+        prompt=draw(PROMPTS), negative_prompt=draw(PROMPTS), loras=tuple(loras),
         steps=draw(st.integers(1, 100)), guidance=draw(st.integers(10, 200)) / 10, seed=draw(st.integers(0, 2**32 - 1)),
         width=16 * draw(st.integers(4, 16)), height=16 * draw(st.integers(4, 16)), allow_partial=draw(st.booleans()),
         total_strength=draw(st.none() | st.integers(1, 10).map(float)),
+        plan=Plan(dtype="float32", device="cpu", batch=draw(st.integers(1, 8))),
+        lossy=draw(st.sampled_from([(), ("pab",)])),
     )  # fmt: skip

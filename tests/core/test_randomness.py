@@ -113,27 +113,28 @@ def test_noise_between_the_steps_comes_from_the_recipes_generator(random_pocket:
     assert not torch.equal(latents(1, noise=1), latents(2, noise=1))
 
 
-def test_a_sampler_that_draws_noise_is_given_the_recipes_generator(
-    random_pocket: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("batch", "seeds"), [(1, [[7], [7], [7], [8], [8], [8]]), (2, [[8, 7], [8, 7], [8, 7]])])
+def test_a_sampler_that_draws_noise_is_given_the_recipes_generators(
+    random_pocket: Path, monkeypatch: pytest.MonkeyPatch, batch: int, seeds: list[list[int]]
 ) -> None:
-    """Through the easel, with its own call of the pipeline: every step of LCM's gets one CPU generator of that seed."""
+    """Through the easel, with its own call of the pipeline: every step of LCM's gets a CPU generator for each row."""
     easel = Easel(BASE_MODELS["pocket-sdxl-lcm"], "cpu")
-    given: list[torch.Generator] = []
+    given: list[list[torch.Generator]] = []
     scheduler = type(scheduler_for("lcm", easel.pipeline.scheduler))
     step: Callable[..., Any] = scheduler.step
 
-    def watched(self: Any, *args: Any, generator: torch.Generator | None = None, **rest: Any) -> Any:
-        assert generator is not None
+    def watched(self: Any, *args: Any, generator: list[torch.Generator], **rest: Any) -> Any:
         given.append(generator)
         return step(self, *args, generator=generator, **rest)
 
     monkeypatch.setattr(scheduler, "step", watched)
     request = request_from(
-        {"prompt": "a cat", "steps": 3, "seed": 7, "images": 2, "width": 64, "height": 64}, "pocket-sdxl-lcm"
+        {"prompt": "a cat", "steps": 3, "seed": 7, "images": 2, "batch": batch, "width": 64, "height": 64},
+        "pocket-sdxl-lcm",
     )
     easel.draw(request, easel.blend(Job(request)), lambda: False, lambda message: None)
-    assert [generator.initial_seed() for generator in given] == [7, 7, 7, 8, 8, 8]
-    assert {generator.device.type for generator in given} == {"cpu"}
+    assert [[generator.initial_seed() for generator in rows] for rows in given] == seeds
+    assert {generator.device.type for rows in given for generator in rows} == {"cpu"}
 
 
 def test_no_sampler_of_sd3_draws_noise_between_the_steps(random_pocket: Path) -> None:

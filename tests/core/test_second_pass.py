@@ -268,14 +268,17 @@ def test_the_diffusers_script_draws_the_second_pass_too(tmp_path: Path, monkeypa
     studio = Studio(LocalEngine(Machine("cpu")), Catalog([]), "pocket-sd3")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").symlink_to(Path(__file__).resolve().parents[2] / "models")
-    for model, steps in (("pocket-sd3", 6), ("pocket-sdxl", 7)):
-        ours = make(studio, model=model, prompt="a red circle", steps=steps, upscale=1.5, width=128, height=128)
+    for model, steps, words in (
+        ("pocket-sd3", 6, {"prompt": "a [[red, blue]] circle", "images": 2}),
+        ("pocket-sdxl", 7, {"prompt": "a red circle", "negative_prompt": "blue", "seed": 8}),
+    ):
+        ours = make(studio, model=model, steps=steps, upscale=1.5, **words)
         code = studio.recipe_code(ours.recipe, "http://127.0.0.1:7860")
         compile(code["python"], "script", "exec")
         assert '"upscale": {"factor": 1.5' in code["python"]
         exec(compile(code["diffusers"], "script", "exec"), {})
-        theirs = np.asarray(Image.open(tmp_path / "lora-loom-7.png")).astype(float)
-        error = float(((theirs - pixels(ours.pictures[0])) ** 2).mean())
+        theirs = np.asarray(Image.open(tmp_path / "lora-loom-8.png")).astype(float)
+        error = float(((theirs - pixels(ours.pictures[-1])) ** 2).mean())
         assert error < 255**2 / 10**4  # more than 40 dB
 
 

@@ -31,14 +31,13 @@ MODELS = ["pocket-sd3", "pocket-sdxl"]
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_lossy_picture_is_another_one_recorded_and_made_again(studio: Studio, model: str) -> None:
-    asked = {"model": model, "steps": 10, "upscale": 1.5, "images": 2}
+    asked = {"model": model, "steps": 6, "upscale": 1.5, "images": 2}
     plain, lossy = make(studio, **asked), make(studio, **asked, lossy=["pab"])
     assert (plain.recipe.lossy, lossy.recipe.lossy) == ((), ("pab",))
     assert not np.array_equal(pixels(plain.pictures[0]), pixels(lossy.pictures[0]))
     for recipe, picture in zip(lossy.recipes, lossy.pictures, strict=True):
         again = make(studio, recipe=json.loads(recipe.as_text()))
         assert np.array_equal(pixels(again.pictures[0]), pixels(picture))
-    assert np.array_equal(pixels(make(studio, **asked).pictures[0]), pixels(plain.pictures[0]))
     assert studio.read_recipe({"text": lossy.recipe.as_text()}, ANYONE)[1] == []
     assert "shortcuts, which this script leaves out: pab" in studio.recipe_code(lossy.recipe, "http://a")["diffusers"]
 

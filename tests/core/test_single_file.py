@@ -20,20 +20,24 @@ from transformers import T5Config, T5EncoderModel
 import core.single_file
 from core.base_models import BASE_MODELS, BaseModel
 from core.drawing import Easel
+from core.engine import LocalEngine
 from core.errors import BadRequest, ModelUnavailable
 from core.fine_tunes import LISTED_ONLY, FineTunes
 from core.loading import load_pipeline
 from core.machine import Machine
 from core.memory import FULL, PLANS, MemoryPlan
-from core.messages import Job
+from core.messages import Failed, Job
 from core.recipe import RecipeModel
 from core.recipe_code import as_diffusers
+from core.recipe_here import Here
 from core.request import entry_of, request_from
 from core.single_file import NoCheckpoint, contents_of
+from lora_catalog.catalog import Catalog
 from lora_catalog.families.table import MODEL_OF, MODELS, Model
 from lora_catalog.families.unet import UNet
 from lora_catalog.header import Header, TensorFacts
 from lora_catalog.hub.api import HubApi
+from lora_catalog.visitor import ANYONE
 from tests.core.published import PUBLISHED
 from tests.core.recipes import recipe
 from tests.core.single_files import Tensors, mmdit_original, original, unet_original
@@ -213,6 +217,14 @@ def folder_form(pipeline: Any, key: str, folder: Path, hub: EmulatedHub) -> Base
     return dataclasses.replace(BASE_MODELS[key], key="painter/folder", repo="painter/folder", revision=commit)
 
 
+def drawn_again(entry: BaseModel, revision: str) -> str | None:
+    """Why a recipe of these weights is not drawn."""
+    asked = {"prompt": "x", "steps": 1, "seed": 7, "width": 64, "height": 64, "model": "pocket-sdxl"}
+    request = request_from(asked, "pocket-sdxl").model_copy(update={"model": entry.key})
+    last = list(LocalEngine(Machine("cpu")).run(Job(request, revision=revision), threading.Event()))[-1]
+    return str(last.error) if isinstance(last, Failed) else None
+
+
 @pytest.mark.parametrize("key", SMALL)
 def test_a_whole_checkpoint_draws_what_its_folder_draws_and_fetches_no_weights_of_its_base(
     key: str, models: EmulatedHub, fine_tunes: FineTunes, tuned: dict[str, Any], tmp_path: Path  # noqa: F811
@@ -355,7 +367,19 @@ def test_a_file_of_this_machine_is_named_by_its_sha256_and_another_one_by_anothe
     save_file({name: tensor * 0.5 for name, tensor in tensors.items()}, file)
     anew = BASE_MODELS[str(fine_tunes.key_of("local:oils.safetensors", None))]
     assert not easel.serves(anew, FULL, None)
-    assert Easel(anew, "cpu").revision(anew) != easel.revision(entry)
+    assert drawn_again(anew, easel.revision(entry)) == (
+        "This recipe was made with other weights of oils.safetensors than are installed here, so it cannot be made "
+        "again to the pixel: use its settings without the recipe."
+    )
+    assert drawn_again(anew, hashlib.sha256(file.read_bytes()).hexdigest()) is None
+    here = Here(Catalog([]), "cpu", lambda key: None)
+    for commit in (easel.revision(entry), hashlib.sha256(file.read_bytes()).hexdigest()):
+        model = RecipeModel(key=anew.key, repo=None, revision=commit, accelerator=None)
+        told = [one.reason for one in here.differences(recipe(anew.key).model_copy(update={"model": model}), ANYONE)]
+        changed = (
+            [] if commit != easel.revision(entry) else ["It was made with another file oils.safetensors than is here."]
+        )
+        assert told == changed
     file.unlink()
     with pytest.raises(ModelUnavailable, match="is not in DATA_DIR/checkpoints any more"):
         load_pipeline(anew)

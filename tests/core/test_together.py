@@ -12,6 +12,7 @@ import pytest
 
 from core.errors import BadRequest, Cancelled
 from core.messages import Preview, Progress
+from core.recipe import permalink
 from core.request import LARGEST_SEED, request_from
 from core.studio import Generated, Studio
 from core.together import groups_of
@@ -20,30 +21,47 @@ from tests.core.test_second_pass import SMALL, TWICE, files, make, pixels, studi
 
 __all__ = ["studio"]
 
-WAYS: list[tuple[str, dict[str, Any], bool]] = [
-    ("pocket-sd3", {}, False),
-    ("pocket-sd3", {**TWICE}, True),
-    ("pocket-sdxl", {"sampler": "euler-ancestral"}, False),
-    ("pocket-sdxl", {"sampler": "dpm++-2m"}, True),
-    ("pocket-sdxl-lcm", {**TWICE}, False),
+WAYS: list[tuple[str, int, dict[str, Any], bool]] = [
+    ("pocket-sd3", 3, {}, False),
+    ("pocket-sd3", 2, {**TWICE}, True),
+    ("pocket-sdxl", 2, {"sampler": "euler-ancestral"}, False),
+    ("pocket-sdxl", 2, {"sampler": "dpm++-2m"}, True),
+    ("pocket-sdxl-lcm", 3, {**TWICE}, False),
 ]
 
 
-@pytest.mark.parametrize(("model", "fields", "masked"), WAYS)
+@pytest.mark.parametrize(("model", "batch", "fields", "masked"), WAYS)
 def test_each_picture_of_a_batch_is_made_again_from_its_own_recipe(
-    studio: Studio, tmp_path: Path, model: str, fields: dict[str, Any], masked: bool
+    studio: Studio, tmp_path: Path, model: str, batch: int, fields: dict[str, Any], masked: bool
 ) -> None:
     given = files(tmp_path) if masked else {}
-    made = make(studio, model=model, images=3, batch=3, **fields, **given)
-    assert (made.recipe.plan.batch, made.recipe.images) == (3, 3)
+    made = make(studio, model=model, images=batch, batch=batch, **fields, **given)
+    assert (made.recipe.plan.batch, made.recipe.images) == (batch, batch)
     whole = make(studio, recipe=json.loads(made.recipe.as_text()), **given)
     for one, other in zip(made.pictures, whole.pictures, strict=True):
         assert np.array_equal(pixels(one), pixels(other))
     for number, (recipe, picture) in enumerate(zip(made.recipes, made.pictures, strict=True)):
-        assert (recipe.seed, recipe.images, recipe.plan.batch) == (7 + number, 1, 3)
+        assert (recipe.seed, recipe.images, recipe.plan.batch) == (7 + number, 1, batch)
         again = make(studio, recipe=recipe.as_json(), **given)
         assert len(again.pictures) == 1
         assert np.array_equal(pixels(again.pictures[0]), pixels(picture))
+
+
+def test_each_row_of_a_batch_says_its_own_words_and_is_made_again_from_its_own_recipe(studio: Studio) -> None:
+    made = make(studio, prompt="[[red, blue]] {circle|star} \\{a|b}", images=2, batch=2, **TWICE)
+    assert made.recipe.version == 2
+    texts = [made.recipe.request().texts_of(number)[0] for number in range(2)]
+    assert [text.split()[0] for text in texts] == ["red", "blue"]
+    for number, (recipe, picture) in enumerate(zip(made.recipes, made.pictures, strict=True)):
+        assert recipe.request().texts_of(0)[0] == texts[number]
+        assert (recipe.version, recipe.seed, recipe.images, recipe.plan.batch) == (2, 7 + number, 1, 2)
+        for text in (recipe.as_text(), permalink(recipe)):
+            read, told = studio.read_recipe({"text": text}, ANYONE)
+            assert (read, told) == (recipe, [])
+        again = make(studio, recipe=recipe.as_json())
+        assert np.array_equal(pixels(again.pictures[0]), pixels(picture))
+    whole = make(studio, recipe=made.recipe.as_json())
+    assert all(map(np.array_equal, map(pixels, whole.pictures), map(pixels, made.pictures)))
 
 
 @pytest.mark.parametrize("model", ["pocket-sd3", "pocket-sdxl", "pocket-sdxl-lcm"])

@@ -18,7 +18,8 @@ from core.base_models import BASE_MODELS
 from core.drawing import Easel
 from core.memory import PLANS
 from core.messages import Job, LoraFile, Over, Raster
-from core.request import request_from
+from core.request import GenerationRequest, request_from
+from core.together import Group
 from core.words_read import WordsRead
 from tests.core.conftest import write_lora
 from training.pocket import models
@@ -70,12 +71,12 @@ def test_pictures_from_words_that_were_read_before_are_the_same_to_the_bit(
         assert drawn(easel, over=WAYS[way], images=2) == first
     assert asked == []
 
-    def anew(self: WordsRead, prompt: str, negative: str | None, t5_tokens: int | None) -> dict[str, Any]:
+    def anew(self: Easel, request: GenerationRequest, group: Group) -> dict[str, Any]:
         """As the pipeline's call reads them itself."""
-        texts = {"prompt": prompt} | ({} if negative is None else {"negative_prompt": negative})
-        return texts | ({} if t5_tokens is None else {"max_sequence_length": t5_tokens})
+        texts = {"prompt": request.prompt} | ({"negative_prompt": ""} if request.guidance > 1 else {})
+        return texts | ({} if self.entry.t5_tokens is None else {"max_sequence_length": self.entry.t5_tokens})
 
-    monkeypatch.setattr(WordsRead, "of", anew)
+    monkeypatch.setattr(Easel, "_words_of", anew)
     with read(easel) as asked:
         assert drawn(easel, over=WAYS[way], images=2) == first
     assert len(asked) >= 4
