@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -64,6 +65,15 @@ def texts_of(prompt: str, negative: str, seed: int, index: int) -> tuple[str, st
     number = index % (of_prompt * of_negative)
     chosen = partial(_chosen, seed=seed + index)
     return chosen(prompt, number=number // of_negative), chosen(negative, number=number % of_negative)
+
+
+def forms_in(text: str) -> Iterator[str]:
+    """The forms that stand in no other one, with all that is in them."""
+    done = 0
+    for form in _forms(text):
+        if not form.plain and form.start >= done:
+            done = form.end
+            yield text[form.start : done]
 
 
 def escaped(text: str) -> str:

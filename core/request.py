@@ -13,8 +13,8 @@ from core.base_models import BASE_MODELS, BaseModel
 from core.errors import BadRequest
 from core.lora.blocks import fault_of
 from core.lossy import lossy_fault
-from core.prompt import without_lora_tags
-from core.prompt_forms import combinations, longest, texts_of
+from core.prompt import has_lora_tag, without_lora_tags
+from core.prompt_forms import combinations, forms_in, longest, texts_of
 from lora_catalog.errors import CatalogError
 from lora_catalog.reference import MAX_LETTERS, LoraRef
 
@@ -253,6 +253,7 @@ def request_from(raw: Mapping[str, Any], default_model: str) -> GenerationReques
         "sampler": entry.samplers[0],
     }  # fmt: skip
     filled |= given
+    filled["steps"] = _whole(filled["steps"])
     if "image" in filled and "strength" not in filled and type(filled["steps"]) is int and filled["steps"] > 0:
         filled["strength"] = strength_for(filled["steps"], "mask" in filled)
     if "upscale" in filled and type(filled["steps"]) is int and filled["steps"] > 0:
@@ -260,6 +261,12 @@ def request_from(raw: Mapping[str, Any], default_model: str) -> GenerationReques
     if isinstance(filled.get("lossy"), list):
         filled["lossy"] = tuple(filled["lossy"])
     if isinstance(filled["prompt"], str) and len(filled["prompt"]) <= LONGEST_PROMPT:
+        if any(has_lora_tag(form) for form in forms_in(filled["prompt"])):
+            raise BadRequest(
+                "prompt",
+                "prompt has a LoRA tag within {a|b} or [[a, b]], where it would count whatever is chosen: write each "
+                "<lora:…> outside of them.",
+            )
         filled["prompt"], tagged = without_lora_tags(filled["prompt"])
         if without_lora_tags(filled["prompt"])[1]:
             raise BadRequest("prompt", "prompt has a LoRA tag inside another: write each <lora:…> by itself.")

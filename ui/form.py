@@ -43,12 +43,11 @@ class Form:
 
 def raw_request(values: Mapping[str, Any]) -> dict[str, Any]:
     """The page's values as the API would get them: unchecked, with what the model cannot use left out."""
-    raw = {**values, **asked_further(values)}
+    raw = {**values, **asked_further({**values, "images": pictures_in(values)})}
     raw["loras"] = loras_in(values.get("loras"))
     raw["total_strength"] = total_strength_in(values.get("loras"))
     raw["allow_partial"] = allow_partial_in(values.get("loras"))
-    entry = BASE_MODELS.get(str(values.get("model")))
-    if entry is not None and not entry.takes_negative_prompt:
+    if not _takes_negative_prompt(values):
         raw["negative_prompt"] = None  # its box is locked, but keeps what was written for other models
     if raw.get("images") == 1:
         raw["images"] = None  # as many as the prompt's [[…, …]] ask for, else one
@@ -58,9 +57,16 @@ def raw_request(values: Mapping[str, Any]) -> dict[str, Any]:
 def pictures_in(values: Mapping[str, Any]) -> int:
     """How many pictures a run of these values will show."""
     images, texts = values.get("images"), [values.get(name) or "" for name in ("prompt", "negative_prompt")]
+    if not _takes_negative_prompt(values):
+        texts[1] = ""
     if images == 1 and all(isinstance(text, str) and len(text) <= LONGEST_PROMPT for text in texts):
         return combinations(*texts)
     return int(images) if isinstance(images, int | float) else 1
+
+
+def _takes_negative_prompt(values: Mapping[str, Any]) -> bool:
+    entry = BASE_MODELS.get(str(values.get("model")))
+    return entry is None or entry.takes_negative_prompt
 
 
 def blend_in(values: Mapping[str, Any]) -> dict[str, Any]:

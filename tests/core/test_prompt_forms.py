@@ -159,6 +159,21 @@ def test_lora_tags_are_taken_out_first_and_none_comes_about_by_a_choice() -> Non
     assert chosen("<{lora|lora}:bundled:neon> cat") == "lora:bundled:neon> cat"
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    ["{<lora:bundled:neon:1>|<lora:bundled:dots:1>} cat", "a [[cat <lora:bundled:neon:1>, dog]]",
+     "{a|{b|c} <lora:bundled:neon:1>}"],
+)  # fmt: skip
+def test_a_lora_tag_within_a_choice_is_refused_since_it_would_count_whatever_is_chosen(prompt: str) -> None:
+    with pytest.raises(BadRequest, match="prompt has a LoRA tag within"):
+        asked(prompt)
+
+
+def test_a_lora_tag_in_brackets_that_are_no_form_counts() -> None:
+    for prompt in ("{cat <lora:bundled:neon:1>}", "\\{a <lora:bundled:neon:1>|b}", "{a|b <lora:bundled:neon:1>"):
+        assert [lora.ref for lora in asked(prompt).loras] == ["bundled:neon"]
+
+
 # Whole requests ------------------------------------------------------------------------------------------------------
 
 

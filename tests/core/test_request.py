@@ -29,6 +29,8 @@ def test_a_prompt_alone_takes_every_default_of_its_model(key: str) -> None:
 
 def test_null_means_the_models_own_default() -> None:
     assert ask(steps=None, guidance=None, loras=None, seed=None) == ask()
+    over = {"image": "a" * 64, "upscale": 1.5}
+    assert ask(steps=20.0, **over) == ask(steps=20, **over)  # as JSON and sliders write it
 
 
 @pytest.mark.parametrize(
