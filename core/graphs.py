@@ -43,22 +43,27 @@ class Replayed:
         if self._failed or self._asleep or not self._pays(largest):
             return self._forward(*args, **kwargs)
         key = (str(form), *(_kind(leaf) for leaf in leaves))
-        if key not in self._kept:
-            try:
-                self._kept[key] = self._recorded(leaves, form)
-            except Exception as error:  # noqa: BLE001 (a picture never fails for it)
-                self._failed = True
-                self._kept.clear()
-                log.warning("No CUDA graph of the denoiser (%s): drawing without.", type(error).__name__)
-                return self._forward(*args, **kwargs)
-            while len(self._kept) > MOST_SHAPES:
-                self._kept.popitem(last=False)
+        if key not in self._kept and not self._keeps(key, leaves, form):
+            return self._forward(*args, **kwargs)
         self._kept.move_to_end(key)
         recording = self._kept[key]
         for buffer, tensor in zip(recording.inputs, tensors, strict=True):
             buffer.copy_(tensor)
         recording.replay()
         return pytree.tree_map_only(torch.Tensor, torch.clone, recording.outputs)
+
+    def _keeps(self, key: Hashable, leaves: list[Any], form: Any) -> bool:
+        """Whether there is a recording now. Behind its end nothing holds the memory of one that failed."""
+        try:
+            self._kept[key] = self._recorded(leaves, form)
+        except Exception as error:  # noqa: BLE001 (a picture never fails for it)
+            self._failed = True
+            self._kept.clear()
+            log.warning("No CUDA graph of the denoiser (%s): drawing without.", type(error).__name__)
+            return False
+        while len(self._kept) > MOST_SHAPES:
+            self._kept.popitem(last=False)
+        return True
 
     @contextmanager
     def asleep(self) -> Iterator[None]:
@@ -86,13 +91,15 @@ def _kind(leaf: Any) -> Hashable:
 
 def cuda_graph(function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
     """A Record of CUDA's: warmed up on a stream of its own, as torch asks for."""
+    current = torch.cuda.current_stream()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
+    stream.wait_stream(current)
     with torch.cuda.stream(stream):
         for _ in range(2):
             function()
-    torch.cuda.current_stream().wait_stream(stream)
+    current.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # torch.cuda.graph leaves the thread on its own stream where a recording fails
+    with torch.cuda.stream(current), torch.cuda.graph(graph):
         outputs = function()
     return graph.replay, outputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,21 @@ def test_a_recording_that_fails_is_drawn_plainly_and_said_once(caplog: pytest.Lo
     forward = Replayed(lambda x: (x + 1,), torch.device("cpu"), full, lambda numbers: True)
     assert forward(torch.zeros(1))[0] == forward(torch.zeros(1))[0] == 1
     assert len(caplog.records) == 1
+
+
+def test_what_a_failed_recording_took_is_let_go_before_the_picture_is_drawn_without() -> None:
+    taken: list[weakref.ref[torch.Tensor]] = []
+
+    def full(function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        memory = torch.zeros(8)
+        taken.append(weakref.ref(memory))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def plain(x: torch.Tensor) -> tuple[torch.Tensor]:
+        assert [one() for one in taken] == [None]
+        return (x + 1,)
+
+    assert Replayed(plain, torch.device("cpu"), full, lambda numbers: True)(torch.zeros(1))[0] == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
