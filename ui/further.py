@@ -31,7 +31,7 @@ class Further:
             with gr.Row(elem_classes="pair"):
                 self.upscale = gr.Slider(OFF, 4, OFF, step=0.05, label="Upscale", elem_id="upscale")
                 self.upscale_strength = gr.Slider(
-                    0, 1, UPSCALE_STRENGTH, step=0.05, label="Upscale strength", elem_id="upscale-strength"
+                    0, 1, UPSCALE_STRENGTH, step=0.05, label="Strength", elem_id="upscale-strength"
                 )
             self.batch = gr.Dropdown(
                 **_batches(ONE_BY_ONE), label="Several pictures are drawn", filterable=False, elem_id="batch"
