@@ -48,8 +48,11 @@ def visit(browser: Browser, url: str, size: tuple[int, int], dark: bool = False)
 
 def draw(page: Page, seed: str) -> None:
     """Draws what the form says and waits for it."""
+    settings = page.locator("#details .fold")  # folded, as a new visitor finds it, and folded again
+    settings.click()
     page.locator("#seed input").first.fill(seed)
     page.locator("#seed input").first.blur()
+    settings.click()
     page.locator("#generate").click()
     page.locator("#stage .said", has_text=DONE).wait_for()
     page.wait_for_timeout(1000)  # the picture itself, and fonts

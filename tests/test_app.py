@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app import WrongSetting, settings_from
+from settings import WrongSetting, settings_from
 from tests.conftest import free_port
 from tests.core.test_fine_tunes import repo_of
 from tests.hub import EmulatedHub

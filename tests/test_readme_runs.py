@@ -1,4 +1,4 @@
-"""What the README says can be done can be done: its programmes run, and its table of settings is app.py's."""
+"""What the README says can be done can be done: its programmes run, and its table of settings is settings.py's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import app
+import settings
 from core.base_models import POCKET
 from core.engine import LocalEngine
 from core.machine import Machine
@@ -55,7 +55,7 @@ def test_the_table_of_settings_is_that_of_the_app() -> None:
     table = README.split("<!-- settings -->")[1].split("<!-- /settings -->")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
     told = {row[0].strip("`").split()[0]: (row[0].strip("`"), row[1]) for row in rows}
-    for option in app._OPTIONS:
+    for option in settings.OPTIONS:
         flag, variables = told.pop(option.flag)
         assert flag == f"{option.flag} {option.metavar or ''}".strip()
         assert variables == ", ".join(f"`{name}`" for name in option.variables)

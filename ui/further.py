@@ -17,8 +17,8 @@ from ui.folds import fold, unfolded
 ONE_BY_ONE, ALL = "one", "all"
 OFF = 1.0  # of the factor's slider
 _SECOND_PASS = (
-    "<p class='hint'>Second pass: the finished picture is enlarged and drawn over once more. A scale of 1 "
-    "is off; the stronger, the more of it is new.</p>"
+    "<p class='hint'>Second pass: the finished picture is enlarged and drawn over once more. 1 is "
+    "off; the stronger, the more of it is new.</p>"
 )
 
 
@@ -29,9 +29,9 @@ class Further:
         with fold(texts.FURTHER, "further") as self.panel, gr.Column():
             gr.HTML(_SECOND_PASS, apply_default_css=False)
             with gr.Row(elem_classes="pair"):
-                self.upscale = gr.Slider(OFF, 4, OFF, step=0.05, label="Scale", elem_id="upscale")
+                self.upscale = gr.Slider(OFF, 4, OFF, step=0.05, label="Upscale", elem_id="upscale")
                 self.upscale_strength = gr.Slider(
-                    0, 1, UPSCALE_STRENGTH, step=0.05, label="Its strength", elem_id="upscale-strength"
+                    0, 1, UPSCALE_STRENGTH, step=0.05, label="Strength", elem_id="upscale-strength"
                 )
             self.batch = gr.Dropdown(
                 **_batches(ONE_BY_ONE), label="Several pictures are drawn", filterable=False, elem_id="batch"

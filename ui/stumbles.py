@@ -12,7 +12,10 @@ from core.bugs import in_words, new_number, no_room
 from ui.limits import answer
 
 _OURS = ("core.", "lora_catalog.", "ui.")
-_AROUND = ("ui.page", "ui.fair_queue", "ui.stumbles", "ui.hosts", "ui.limits", "ui.sessions", "ui.uploads")  # Gradio's
+# The middleware that Gradio's own frames stand within.
+_AROUND = (
+    "ui.page", "ui.fair_queue", "ui.stumbles", "ui.hosts", "ui.limits", "ui.sessions", "ui.uploads", "ui.own_files",
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from core.base_models import BASE_MODELS
+from core.lossy import LOSSY
 from core.records.asking import Deletion, Look, Star
 from core.request import GenerationRequest, WeightedLora
 from lora_catalog.search import Search
@@ -52,6 +53,11 @@ _WORDS: Mapping[str, str] = {
     "image": f"A PNG, JPEG or WebP picture to draw over. {FILE}",
     "mask": f"White is drawn anew, black stays; of the size of image. {FILE}",
     "strength": "How much of the steps is drawn over image. Left out: 0.6, or 0.9 with a mask.",
+    "upscale": "The finished picture is enlarged by this and drawn over once more, to sides at most twice the model's"
+    " largest. Left out: no second pass.",
+    "upscale_strength": "How much of the steps the second pass draws; only with upscale. Left out: 0.35.",
+    "batch": "How many pictures go through the model at once, at most images; the last bits of each depend on it.",
+    "lossy": f"Shortcuts that change pixels, any of {', '.join(LOSSY)}; models of few steps take none.",
     "consent": "What is kept of the picture in the history: nothing, its recipe, or both.",
     "visitor": "An id of your own choosing, kept secret: pictures drawn with it are found again in history with it.",
     "recipe": f"{_RECIPE}: the same pixels again. Then prompt and all other settings must be left out.",

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from core.request import GenerationRequest
+from core.request import GenerationRequest, request_from
+from core.studio import Studio
+from lora_catalog.catalog import Catalog
+from lora_catalog.sources.bundled import BundledSource
 from tests.conftest import UNFOLDED, Serve
 from tests.ui.fakes import FakeEngine
+from ui.estimate import Estimate
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -47,3 +51,22 @@ def test_without_a_quota_there_is_no_line(browser: Browser, serve: Serve, tmp_pa
     page.goto(serve(FakeEngine(), tmp_path).url)
     expect(page.locator("#generate")).to_be_visible()
     assert re.search("quota", page.content()) is None
+
+
+@pytest.mark.parametrize(
+    ("second_pass", "said"),
+    [
+        ({}, "about 10 s a picture"),
+        ({"upscale": 1.0, "upscale_strength": 0.5}, "about 10 s a picture"),  # 1 is off
+        ({"upscale": 2.0, "upscale_strength": 1.0}, "about 50 s a picture"),  # four times the pixels, all steps again
+        ({"upscale": 2.0, "upscale_strength": 0.5}, "about 30 s a picture"),
+        ({"upscale": 2.0, "upscale_strength": 0.0}, ""),  # which is refused
+    ],
+)
+def test_a_second_pass_takes_its_time_too(tmp_path: Path, second_pass: dict[str, float], said: str) -> None:
+    studio = Studio(FakeEngine(), Catalog([BundledSource(tmp_path)]), "pocket-sd3")
+    model = {"prompt": "", "model": "pocket-sd3"}
+    studio.timings.note(request_from(model, "pocket-sd3"), 10.0)
+    line = Estimate(studio).said({"model": "pocket-sd3", "images": 1, "batch": "one", **second_pass})
+    assert re.sub("<.*?>", "", line).startswith(said)
+    assert bool(line) == bool(said)

@@ -93,3 +93,41 @@ def test_a_model_of_few_steps_offers_no_shortcut(server: Served, open_page: Visi
     page.locator("#model input").click()
     page.get_by_role("option", name="LCM").first.click()
     expect(page.locator("#lossy")).to_be_hidden()
+
+
+def test_a_refresh_keeps_a_second_pass_unless_it_cannot_be(server: Served, open_page: Visit) -> None:
+    page = open_page(server.url)
+    page.get_by_text("Second pass, and faster ways").click()
+    factor, strength = (page.locator(f"#{name} input[type=number]") for name in ("upscale", "upscale-strength"))
+    for box, value in ((factor, "1.5"), (strength, "0.6")):
+        box.fill(value)
+        box.blur()
+    page.locator("#lossy input").check()
+    kept = (
+        "() => { const { upscale, lossy } = JSON.parse(localStorage.getItem('loom-form')); return [upscale, lossy]; }"
+    )
+    page.wait_for_function(f"JSON.stringify(({kept})()) === '[1.5,[\"pab\"]]'")
+    page.reload()
+    expect(factor).to_have_value("1.5")
+    expect(strength).to_have_value("0.6")
+    expect(page.locator("#lossy input")).to_be_checked()
+    page.evaluate("""() => {
+      const left = { ...JSON.parse(localStorage.getItem("loom-form")), upscale: 9 };
+      localStorage.setItem("loom-form", JSON.stringify(left));
+    }""")
+    page.reload()
+    expect(page.locator("#blend .card").first).to_be_visible()
+    expect(factor).to_have_value("1")
+    expect(page.locator("#lossy input")).not_to_be_checked()
+
+
+def test_an_error_of_the_second_pass_stands_beside_its_field(server: Served, open_page: Visit) -> None:
+    page = open_page(server.url)
+    page.get_by_text("Second pass, and faster ways").click()
+    for name, value in (("upscale", "1.5"), ("upscale-strength", "0.01")):
+        page.locator(f"#{name} input[type=number]").fill(value)
+        page.locator(f"#{name} input[type=number]").blur()
+    page.get_by_text("Second pass, and faster ways").click()
+    page.locator("#generate").click()
+    expect(page.locator("#upscale-strength .fault")).to_contain_text("Upscale strength must be at least 0.05")
+    expect(page.locator("#upscale-strength input[type=number]")).to_be_focused()

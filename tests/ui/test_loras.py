@@ -168,6 +168,7 @@ def test_a_click_weaves_a_lora_in_and_another_takes_it_out(visit: Visit, engine:
 def test_the_preferred_weight_comes_along_and_muting_keeps_the_row(visit: Visit, engine: FakeEngine) -> None:
     page = visit()
     pick(page, "Pixel")
+    expect(page.locator(".tray")).to_contain_text("1 LoRA")  # rows stand in the order in which the server answers
     pick(page, "glow")
     expect(page.locator(".tray")).to_contain_text("2 LoRAs")
     back_to_create(page)

@@ -16,6 +16,7 @@ from core.records.journal import Journal
 from tests.conftest import Serve, Served
 from tests.ui.conftest import WORDS, Visit
 from tests.ui.fakes import FakeEngine
+from tests.ui.test_api import INPUTS
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_nobody_sees_another_visitors_records_nor_those_of_no_visitor(client: Cl
 
 def test_over_plain_http_a_caller_without_an_id_owns_nothing(studio: Served) -> None:
     where = f"{studio.url}/gradio_api/call"
-    body: dict[str, Any] = {"data": ["a cat of nobody", *[None] * 18]}
+    body: dict[str, Any] = {"data": ["a cat of nobody", *[None] * (len(INPUTS) - 1)]}
     event = httpx.post(f"{where}/generate", json=body).json()["event_id"]
     assert "a cat of nobody" in httpx.get(f"{where}/generate/{event}", timeout=60).text
     event = httpx.post(f"{where}/history", json={"data": [None] * 6}).json()["event_id"]

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def ask(served: Served) -> Ask:
                 await client.initialize()
                 return await what(client)
 
-        return asyncio.run(session())
+        with ThreadPoolExecutor(1) as thread:  # the browser's own loop runs in this one
+            return thread.submit(asyncio.run, session()).result()
 
     return asked
 
