@@ -26,7 +26,8 @@ from lora_catalog.errors import CatalogError, quoted
 from lora_catalog.reference import LoraRef
 
 APP = "LoRA Loom"
-APP_VERSION = "0.1.0"
+APP_VERSION = "0.2.0"
+_WITHOUT_FORMS = f"{APP} 0.1.0"  # whose prompts meant every {a|b} as it stands
 LONGEST = 200_000  # characters of JSON
 LONGEST_LINK = 4 * LONGEST // 3 + 1_000
 LONGEST_ADDRESS = 60_000  # characters of a link that servers take: uvicorn's h11 and httpx end at 65,536
@@ -147,9 +148,11 @@ class Recipe(_Part):
     def request(self) -> GenerationRequest:
         """The request that makes it again. Raises BadRequest if a value is out of its range."""
         loras = [lora.model_dump(exclude={"receipt"}) for lora in self.loras]
+        as_read = escaped if self.app == _WITHOUT_FORMS else str
         return request_from(
             {
-                "prompt": self.prompt, "negative_prompt": self.negative_prompt, "model": self.model.key, "loras": loras,
+                "prompt": as_read(self.prompt), "negative_prompt": as_read(self.negative_prompt),
+                "model": self.model.key, "loras": loras,
                 "steps": self.steps, "guidance": self.guidance, "width": self.width, "height": self.height,
                 "seed": self.seed, "images": self.images, "sampler": self.sampler,
                 "allow_partial": self.allow_partial, "total_strength": self.total_strength,

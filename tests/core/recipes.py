@@ -34,7 +34,7 @@ def without_receipts(made: Recipe) -> Recipe:
 def recipe(model: str = "pocket-sdxl-lcm", **fields: Any) -> Recipe:
     entry = BASE_MODELS[model]
     usual: dict[str, Any] = {
-        "app": "LoRA Loom 0.1.0", "prompt": "a red circle", "steps": entry.steps, "guidance": entry.guidance,
+        "app": "LoRA Loom 0.2.0", "prompt": "a red circle", "steps": entry.steps, "guidance": entry.guidance,
         "sampler": entry.samplers[0], "width": entry.side, "height": entry.side, "seed": 7, "images": 1,
         "model": RecipeModel(
             key=entry.key, repo=None if entry.embedded else entry.repo,

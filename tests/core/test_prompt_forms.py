@@ -252,3 +252,10 @@ def test_a_comparison_chooses_once_for_all_its_pictures() -> None:
     plan = plan_of_grid({"prompt": "a {red|blue|green} [[cat, dog]]", "model": "pocket-sd3"}, **sides, ground=ground)
     prompts = {cell.raw["prompt"] for cell in plan.cells}
     assert prompts == {chosen("a {red|blue|green} [[cat, dog]]", seed=5)}
+
+
+def test_a_recipe_from_before_there_were_forms_means_its_prompt_as_it_stands() -> None:
+    prompt = "a {red|blue} circle, [[once, twice]]"
+    old = recipe("pocket-sd3", prompt=prompt, app="LoRA Loom 0.1.0")
+    assert old.request().texts_of(0)[0] == prompt
+    assert recipe("pocket-sd3", prompt=prompt).request().texts_of(0)[0] != prompt

@@ -127,7 +127,7 @@ def test_sixty_four_wait_the_next_is_refused_and_everything_else_works(held: Ser
     assert httpx.get(held.url, timeout=PATIENCE).status_code == 200
     assert health(held) | {"uptime_s": 0, "drawn": 0} == {
         "status": "ok", "model": "pocket-sd3", "doing": "drawing", "waiting": 64, "drawing": 1, "drawn": 0,
-        "uptime_s": 0, "version": "0.1.0",
+        "uptime_s": 0, "version": "0.2.0",
     }  # fmt: skip
     engine.free.set()
     standing(held, 0)
