@@ -2,7 +2,7 @@
 // components alone; what the server sends as HTML and what scripts build is English when it comes, and gets the words of
 // ui/languages here, before it is painted. What others wrote (titles, prompts) stays as it is: `OTHERS` and translate="no".
 (() => {
-  const OTHERS = "[translate=no], script, style, textarea, code, pre, .blend .title, .lora .title, .no-picture";
+  const OTHERS = "[translate=no], script, style, textarea, code, pre, .blend .title, .lora .title, .metadata dl, .no-picture, #recipe-json, [data-say], [data-prompt]";
   const ATTRIBUTES = ["placeholder", "title", "aria-label", "alt"];
   // Words that style sheets write, by the property they read them from.
   const STYLED = { "--word-perhaps": "Perhaps.", "--word-picked": "in the blend", "--word-drop": "Drop it: its recipe fills the form" };
@@ -14,6 +14,7 @@
   const wished = new URLSearchParams(location.search).get("lang");
   const language = [wished, navigator.language].find(known) ?? ENGLISH;
   const root = document.documentElement;
+  root.lang = language;
 
   /** Gradio has read the browser's own language by now; its module is asked for another. */
   const turn = async () => {
@@ -29,7 +30,7 @@
   // Words ----------------------------------------------------------------------------------------------------------------
 
   const words = new Map(Object.entries(tables[base(language)]));
-  const HOLES = { "{}": "(.+?)", "{n}": "([\\d.,]+)" };
+  const HOLES = { "{}": "(.+?)", "{n}": "([-−]?[\\d.,]+)" };
   const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   const pattern = (text) => text.split(/(\{n?\})/).map((part) => HOLES[part] ?? escaped(part)).join("");
   const forms = [...words]
@@ -37,12 +38,14 @@
     .sort(([one], [other]) => other.length - one.length)
     .map(([text, word]) => [new RegExp(`^${pattern(text)}$`, "u"), word]);
 
+  const own = (text) => words.get(text) ?? text;
   const whole = (text) => {
     if (words.has(text)) return words.get(text);
     for (const [form, word] of forms) {
       const found = form.exec(text);
       let place = 0;
-      if (found) return word.replace(/\{(\d?)\}/g, (_, number) => found[number || ++place]);
+      const held = (number) => found[number || (place += 1)];
+      if (found) return word.replace(/\{(\d?)\}/g, (_, number) => own(held(number)));
     }
     return null;
   };
@@ -68,16 +71,17 @@
 
   // The page -------------------------------------------------------------------------------------------------------------
 
-  const own = new WeakMap(); // text nodes, and what was put into them here
+  const done = new WeakMap(); // text nodes, and what was put into them here
 
   const put = (node) => {
-    if (own.get(node) === node.data || node.parentElement?.closest(OTHERS)) return;
+    if (done.get(node) === node.data || node.parentElement?.closest(OTHERS)) return;
     const now = said(node.data);
-    own.set(node, now);
+    done.set(node, now);
     if (now !== node.data) node.data = now;
   };
 
   const putInto = (element, names = ATTRIBUTES) => {
+    if (element.closest("[translate=no]")) return;
     names.filter((name) => element.hasAttribute(name)).forEach((name) => {
       const before = element.getAttribute(name);
       const now = said(before);
