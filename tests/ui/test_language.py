@@ -28,13 +28,14 @@ CHINESE = {
 }  # fmt: skip
 # What stands on the page beside names, which have no other language.
 NAMES = re.compile(
-    r"\b(LoRA Loom|LoRAs?|SDXL|SD\d?(\.\d)?|SSD-1B|Stable Diffusion|FLUX|Pocket|Medium|Large|Turbo|LCM|NSFW|Hub|UNet|JSON|"
-    r"A1111|CFG|PAB|GPU|MB|API|PNG|JPEG|WebP|Euler|flow-euler|cpu|float32|Ctrl|Enter|Esc|USER|REPO|file|safetensors|"
-    r"Python|diffusers|Hugging Face|Neon|Pixel|Sketch|Snail|neon|pixel|pixel art|pab|red|blue|green|apache|mit|cc|by|sa|"
-    r"openrail|creativeml|openrail-m|cc0|hf_)\b",
+    r"\b(LoRA Loom|LoRAs?|SDXL|SD\d?(\.\d)?|SSD-1B|Stable Diffusion|FLUX|Pocket|Medium|Large|Turbo|LCM|NSFW|Hub|UNet|"
+    r"JSON|A1111|CFG|PAB|GPU|MB|API|PNG|JPEG|WebP|Euler|flow-euler|cpu|float32|Ctrl|Enter|Esc|USER|REPO|file|safetensors|"
+    r"Python|diffusers|Hugging Face|Neon|Pixel|Sketch|Snail|neon|pixel|pixel art|pab|red|blue|green|apache|mit|cc|by|"
+    r"sa|openrail|creativeml|openrail-m|cc0|hf_)\b",
 )
 ENGLISH_LEFT = """() => {
-  const others = ".words .chip, script, style, textarea, code, pre, #recipe-json, [translate=no], [data-say], [data-prompt], .title, footer";
+  const others = "script, style, textarea, code, pre, footer, #recipe-json, [translate=no], [data-say], [data-prompt], "
+    + ".title, .words .chip";
   const found = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT | NodeFilter.SHOW_ELEMENT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
