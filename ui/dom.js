@@ -16,7 +16,7 @@ const button = (className, text, label, onClick) => {
 };
 
 // As the page shows a text that is English here (language.js).
-const inWords = (text) => window.loomWords?.(text) ?? text;
+const inWords = (text) => window.loom?.words?.(text) ?? text;
 
 // A card's picture from our own server, or its first letter where it has none to show.
 const picture = (card) => {

@@ -67,7 +67,7 @@
     const found = whole(even) ?? parted(even);
     return found === null ? text : text.replace(bare, () => found);
   };
-  window.loomWords = said;
+  window.loom = { ...window.loom, words: said };
 
   // The page -------------------------------------------------------------------------------------------------------------
 
