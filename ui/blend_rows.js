@@ -147,7 +147,7 @@ const draw = () => {
   head.append(make("h2", "", "Blend"), more);
   root.replaceChildren(head, ...(picked.length ? [] : [hint]), shelf, threads);
   shelf.scrollLeft = scrolled;
-  if (focused) root.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
+  if (focused) [...root.querySelectorAll("[aria-label]")].find((node) => inWords(node.getAttribute("aria-label")) === focused)?.focus();
 };
 
 const receipts = (recipe) => {

@@ -157,7 +157,7 @@ const taken = () => {
   const prompt = document.querySelector("#prompt textarea")?.value.trim() ?? "";
   const rows = heard().filter((row) => !row.muted);
   const line = make("p", "taken");
-  line.append(make("span", "hint", "From Create: "), make("i", "", prompt.length > 120 ? `${prompt.slice(0, 120)}…` : prompt || "no prompt yet"));
+  line.append(make("span", "hint", "From Create: "), Object.assign(make("i", "", prompt.length > 120 ? `${prompt.slice(0, 120)}…` : prompt || "no prompt yet"), { translate: !prompt }));
   line.append(make("span", "hint", ` · ${model().title} · ${rows.length ? rows.map(({ title, weight }) => `${title} × ${weight}`).join(", ") : "no LoRAs"}`));
   if (document.querySelector("#over-paint canvas")) line.append(make("span", "hint", " · over its picture"));
   return line;
@@ -173,7 +173,7 @@ const draw = () => {
     grid.append(axisLine("columns", "Across", state.columns, fields), axisLine("rows", "Down", state.rows, [[NOTHING, "Nothing"], ...fields]), baseline());
     root.append(grid);
   }
-  if (focused) [...root.querySelectorAll("[aria-label], input")].find((node) => [node.getAttribute("aria-label"), node.value].includes(label))?.focus();
+  if (focused) [...root.querySelectorAll("[aria-label], input")].find((node) => [inWords(node.getAttribute("aria-label") ?? ""), node.value].includes(label))?.focus();
   send();
 };
 

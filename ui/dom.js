@@ -15,6 +15,9 @@ const button = (className, text, label, onClick) => {
   return node;
 };
 
+// As the page shows a text that is English here (language.js).
+const inWords = (text) => window.loom?.words?.(text) ?? text;
+
 // A card's picture from our own server, or its first letter where it has none to show.
 const picture = (card) => {
   const letter = make("span", "no-picture", [...(card.title.trim() || "?")][0].toUpperCase());

@@ -14,8 +14,8 @@ const ask = async (what, asked) => {
 
 // Words ------------------------------------------------------------------------------------------------------------------
 
-const exactly = new Intl.DateTimeFormat("en", { dateStyle: "long", timeStyle: "medium" });
-const dated = new Intl.DateTimeFormat("en", { dateStyle: "medium" });
+const exactly = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "long", timeStyle: "medium" });
+const dated = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "medium" });
 
 const ago = (then) => {
   const minutes = Math.floor((Date.now() - then) / 60_000);
@@ -79,7 +79,7 @@ const makeCurrent = (id) => {
   nodes.forEach((node, other) => node.querySelectorAll("button, input").forEach((control) => (control.tabIndex = other === id ? 0 : -1)));
 };
 
-const bare = (record) => make("span", "bare", record.prompt || `Seed ${record.seed}`);
+const bare = (record) => Object.assign(make("span", "bare", record.prompt || `Seed ${record.seed}`), { translate: !record.prompt });
 
 const mark = (record) => {
   const node = nodes.get(record.id);
@@ -104,7 +104,8 @@ const cardNode = (record) => {
   tell(time);
   const when = make("span", "when");
   when.append(make("span", "", record.model), time);
-  opening.append(picture, make("span", "prompt", record.pictured ? record.prompt : `Recipe only, seed ${record.seed}`), when);
+  const said = make("span", "prompt", record.pictured ? record.prompt : `Recipe only, seed ${record.seed}`);
+  opening.append(picture, Object.assign(said, { translate: !record.pictured }), when);
   opening.setAttribute("aria-label", `Open: ${record.prompt || "no prompt"}, ${record.model}, ${time.textContent}`);
   opening.addEventListener("click", () => open(record));
   const choose = field("checkbox", "");

@@ -44,7 +44,7 @@ const group = (text, ...nodes) => {
 
 const large = (address, className) => {
   if (!address) return make("p", `bare ${className}`, "Only the recipe of this picture was kept.");
-  return Object.assign(make("img", className), { src: address, alt: "" });
+  return Object.assign(make("img", className), { src: address, alt: "", translate: false });
 };
 
 /** `does` has `ask`, and what the dialog's buttons come to: `recall`, `star`, `remove`,
@@ -131,6 +131,7 @@ const makeComparer = (home, ask) => {
   const row = (kind, ...texts) => {
     const line = make("tr");
     line.append(...texts.map((text, place) => make(place ? kind : "th", "", text)));
+    if (["Prompt", "Without"].includes(texts[0])) [...line.cells].slice(1).forEach((cell) => (cell.translate = false));
     return line;
   };
 

@@ -20,6 +20,7 @@ from ui.fair_queue import FairQueue
 from ui.health import Health
 from ui.history import HistoryTab
 from ui.hosts import Hosts, OwnHosts
+from ui.language import head, i18n
 from ui.limits import LimitedBody
 from ui.loras import LorasTab
 from ui.open_recipe import ON_LOAD
@@ -83,6 +84,8 @@ class Page(gr.Blocks):
             "theme": theme(),
             "css": css(),
             "js": js(),
+            "head": head(),
+            "i18n": i18n(),
             "footer_links": ["api"],
             "run_history": False,
             "ssr_mode": False,

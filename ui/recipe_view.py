@@ -31,9 +31,14 @@ def recipe_html(recipe: Recipe) -> str:
         "Drawn together": f"{recipe.plan.batch} at a time" if recipe.plan.batch > 1 else "",
         "Shortcuts": ", ".join(LOSSY[name].title if name in LOSSY else name for name in recipe.lossy),
     }
-    lines = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
+    lines = "".join(f"<dt>{name}</dt><dd{_whose(name)}>{escape(text)}</dd>" for name, text in facts.items() if text)
     loras = "".join(_lora_html(lora, _steps_run(recipe)) for lora in recipe.loras)
     return f'<div class="recipe"><dl>{lines}</dl>{f"<ul>{loras}</ul>" if loras else ""}</div>'
+
+
+def _whose(name: str) -> str:
+    """What a visitor wrote is not put into another language."""
+    return ' translate="no"' if name in ("Prompt", "Without") else ""
 
 
 def _steps_run(recipe: Recipe) -> int:
