@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -119,7 +120,7 @@ def _to_end(target: Target, session: str) -> str:
 
 def unserved(target: Target) -> None:
     at = {
-        "data": target.folder / "data", "root": ROOT, "cache": target.folder / "cache", "other": target.other,
+        "data": target.folder / "data", "root": ROOT, "cache": target.cache, "other": target.other,
     }  # fmt: skip
     for path in UNSERVED:
         try:
@@ -137,7 +138,7 @@ def unserved(target: Target) -> None:
         direct.status_code // 100 == 4,
     )
     link = target.ask("GET", "/gradio_api/deep_link", params={"session_hash": "paths0"})
-    kept = [path for path in (target.folder / "cache").rglob("state.json") if path.stat().st_size > 2]
+    kept = [path for path in target.cache.rglob("state.json") if path.stat().st_size > 2]
     target.note(
         "another session's form by deep link", "nothing of it", f"HTTP {link.status_code}, {len(kept)} kept", not kept
     )
@@ -253,7 +254,9 @@ def traces(target: Target, listened: list[str]) -> None:
     for name, where in (("answers", everything), ("log", log)):
         target.note(f"the owner's token in the {name}", "never", where.count(TOKEN), TOKEN not in where)
         target.note(f"tracebacks in the {name}", "none", where.count("Traceback (most"), "Traceback (most" not in where)
-    paths = [line for line in everything.splitlines() if str(target.folder / "data") in line or str(ROOT) in line]
+    ours = "|".join(re.escape(str(place)) for place in (target.folder, ROOT))
+    files = re.compile(rf"{re.escape(str(target.cache))}/[0-9a-f]{{40,}}/")  # by which Gradio's clients name a file
+    paths = [line for line in everything.splitlines() if re.search(ours, files.sub("", line))]
     target.note("paths of the server in the answers", "none", paths[:1] or 0, not paths)
     target.note("requests to another host", "none", listened[:3], not listened)
     target.note("the app", "lives on", target.alive(), target.alive())

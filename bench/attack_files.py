@@ -41,7 +41,7 @@ def files(target: Target) -> None:
     for name in NAMES:
         answer = target.ask("POST", f"{API}/upload", files={"files": (name, png())})
         path = Path(answer.json()[0]) if answer.status_code == httpx.codes.OK else None
-        inside = path is None or (target.folder / "cache").resolve() in path.resolve().parents
+        inside = path is None or target.cache.resolve() in path.resolve().parents
         strays = [p for p in (Path("/tmp/loom-attack.png"), ROOT / "loom-attack", Path("loom-attack")) if p.exists()]
         target.note(
             f"upload named {name[:40]!r}", "inside the upload folder", path and path.name[:60], inside and not strays

@@ -37,6 +37,11 @@ class Target:
         self.answers: list[str] = []
         self.found: list[Outcome] = []
 
+    @property
+    def cache(self) -> Path:
+        """Where the app lets Gradio keep files."""
+        return self.folder / "data" / "cache"
+
     def ask(self, method: str, path: str, **how: Any) -> httpx.Response:
         """The answer; of one without end, what came of it in a while, as HTTP 200."""
         began, parts = time.monotonic(), []
@@ -66,8 +71,7 @@ class Target:
 
     def copies(self) -> int:
         """Files in Gradio's cache that hold what only the owner may read."""
-        cache = self.folder / "cache"
-        return sum(SECRET in path.read_bytes() for path in cache.rglob("*") if path.is_file()) if cache.exists() else 0
+        return sum(SECRET in path.read_bytes() for path in self.cache.rglob("*") if path.is_file())
 
     def alive(self) -> bool:
         return self.said("models")[0] == "complete"

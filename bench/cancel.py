@@ -171,7 +171,8 @@ def by_page(url: str, device: Device, times: int) -> list[dict[str, Any]]:
             name = f"page-{number}"
             page.locator("#prompt textarea").fill(f"{name} a red circle")
             page.locator("#generate").click()
-            while device.seen("begin", name) is None:
+            begun = time.monotonic()
+            while device.seen("begin", name) is None and time.monotonic() < begun + LONGEST:
                 page.wait_for_timeout(1000 * LOOK)
             if number % 2:
                 page.close()

@@ -108,7 +108,8 @@ async def passing_by(client: httpx.AsyncClient, found: Round, until: float) -> N
 
 async def round_of(app: Process, clients: int, seconds: float, flooder: str | None) -> Round:
     found = Round(seconds)
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=4 * clients)
+    # Shorter than the 5 s after which the server closes: else a call meets a connection that is just being closed.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=4 * clients, keepalive_expiry=2)
     async with httpx.AsyncClient(base_url=app.url, timeout=PATIENCE, limits=limits) as client:
         await called(client, "generate", **asked_for("warm-up"))
         until = time.monotonic() + seconds

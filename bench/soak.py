@@ -114,7 +114,7 @@ async def soak(app: Process, folder: Path, pictures: int, every: int, idle: floa
                 errors.append(f"{number}: {answer.kind}: {answer.data}")
             if number % every == 0:
                 read = Reading(
-                    number, app.memory(), app.threads(), app.files(), size_of(folder / "cache"),
+                    number, app.memory(), app.threads(), app.files(), size_of(folder / "data" / "cache"),
                     size_of(folder / "data"), (time.monotonic() - began) / every,
                 )  # fmt: skip
                 readings.append(read)

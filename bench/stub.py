@@ -45,8 +45,11 @@ class StubEasel:
     def revision(self, *_: Any) -> str:
         return "0" * 40
 
-    def plan(self) -> dict[str, str | int | None]:
-        return {"dtype": "float32", "quantisation": None, "device": "cpu", "batch": 1}
+    def warm_up(self) -> None:
+        """Nothing to warm."""
+
+    def plan(self, batch: int = 1) -> dict[str, str | int | None]:
+        return {"dtype": "float32", "quantisation": None, "device": "cpu", "batch": batch}
 
     def unread(self, *_: Any) -> tuple[str, ...]:
         return ()

@@ -190,6 +190,9 @@ class LocalEngine:
         return Done(pictures, course.receipts, revision, how, seconds, notes)
 
     def _easel_for(self, entry: BaseModel, plan: MemoryPlan, commit: str | None) -> Easel:
+        from core.packing import import_packing
+
+        import_packing()
         from core.drawing import Easel
 
         if self._easel is None or not self._easel.serves(entry, plan, commit):

@@ -6,9 +6,9 @@ import contextvars
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from core.bugs import in_words
@@ -59,6 +59,9 @@ class Turn:
         """Its turn has come."""
         self.began = self._clock()
         self.granted.set()
+
+    def begin(self) -> None:
+        """Tells whoever waits for it."""
         self._begin(self)
 
     @property
@@ -83,6 +86,10 @@ class Turns:
     def __init__(self, caps: Caps | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._caps, self._clock = caps or Caps(), clock
         self._lock = threading.Lock()
+        # Python may collect a run that nobody reads any more in any thread at any time, also in one that holds the
+        # lock, or in one that a holder waits for: what such a run does at its end never waits for the lock.
+        self._leaving: deque[Callable[[], None]] = deque()
+        self._granted: deque[Turn] = deque()  # to be begun without the lock
         self._line: Line[Turn] = Line()
         self._order: list[Turn] | None = None  # computed when somebody asks, forgotten when somebody moves
         self._holder: Turn | None = None
@@ -91,9 +98,29 @@ class Turns:
         self.timings = Timings()
         self._drawn = 0
 
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """What came while somebody held the lock: done by whoever lets go of it."""
+        while self._leaving and self._lock.acquire(blocking=False):
+            try:
+                while self._leaving:
+                    self._leaving.popleft()()
+            finally:
+                self._lock.release()
+        while self._granted:
+            with suppress(IndexError):  # another thread was faster
+                self._granted.popleft().begin()
+
     def standing(self) -> Standing:
         """As it is now."""
-        with self._lock:
+        with self._held():
             return Standing(len(self._ordered()), int(self._holder is not None), self._drawn)
 
     @contextmanager
@@ -108,7 +135,7 @@ class Turns:
     def enter(self, visitor: Visitor) -> None:
         """One job more of a visitor. Raises TooBusy."""
         who = (visitor.address, visitor.id)
-        with self._lock:
+        with self._held():
             refusal = self._refusal(visitor)
             if refusal:
                 raise TooBusy(refusal)
@@ -117,12 +144,15 @@ class Turns:
 
     def leave(self, visitor: Visitor) -> None:
         """One job less."""
-        who = (visitor.address, visitor.id)
-        with self._lock:
-            self._visitors[who] -= 1
+
+        def left() -> None:
+            self._visitors[(visitor.address, visitor.id)] -= 1
             self._addresses[visitor.address] -= 1
             self._visitors += Counter()  # drops those who have none
             self._addresses += Counter()
+
+        self._leaving.append(left)
+        self._settle()
 
     def _refusal(self, visitor: Visitor) -> str | None:
         own = self._visitors[(visitor.address, visitor.id)]
@@ -144,35 +174,39 @@ class Turns:
     ) -> Turn:
         """A turn in line; granted at once where nobody draws. It ends with `give_up`, or once granted with `end`."""
         turn = Turn(visitor, request, begin, self._clock)
-        with self._lock:
+        with self._held():
             self._line.join(visitor.address, visitor.id, turn)
             self._moved()
         return turn
 
     def give_up(self, turn: Turn) -> None:
         """Leaves the line; does nothing once the turn has come."""
-        with self._lock:
+
+        def given_up() -> None:
             if not turn.granted.is_set():
                 turn.ended = self._clock()
                 self._line.leave(turn.visitor.address, turn.visitor.id, turn)
                 self._moved()
 
+        self._leaving.append(given_up)
+        self._settle()
+
     def end(self, turn: Turn) -> None:
         """The engine is free: the next one draws."""
-        with self._lock:
+        with self._held():
             turn.ended = self._clock()
             self._holder = None
             self._moved()
 
     def learn(self, request: GenerationRequest, seconds: float) -> None:
         """A job was drawn in so many seconds."""
-        with self._lock:
+        with self._held():
             self._drawn += 1
             self.timings.note(request, seconds)
 
     def told(self, turn: Turn) -> tuple[int, float | None]:
         """The turn's place in line, 1 for the next, and the seconds until it may begin; 0 and 0 once it may."""
-        with self._lock:
+        with self._held():
             order = self._ordered()
             if turn.granted.is_set():
                 return 0, 0.0
@@ -202,6 +236,7 @@ class Turns:
             self._holder = self._line.take()
             if self._holder is not None:
                 self._holder.grant()
+                self._granted.append(self._holder)
 
     def now(self) -> float:
         """By this line's clock."""

@@ -67,3 +67,13 @@ def test_a_light_module_pulls_nothing_heavy(module: str, heavy: list[str]) -> No
     script = f"import sys, {module}; print(*sorted(set(sys.modules) & set({heavy!r})))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_what_draws_pulls_no_compiler_until_something_is_compiled() -> None:
+    """bitsandbytes alone would: a second and more of each start."""
+    script = (
+        "import sys; from core.packing import import_packing; import_packing(); import core.drawing, torch; "
+        "print('bitsandbytes' in sys.modules, 'torch._inductor.compile_fx' in sys.modules, torch.compile.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False", "torch"]

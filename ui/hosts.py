@@ -15,6 +15,7 @@ from ui.limits import answer
 
 AT_HOME = frozenset({"127.0.0.1", "localhost", "[::1]"})
 HEALTH = "/healthz"  # monitors ask by whatever address they know, and learn no secret
+_ASKED_FOR = b"x-forwarded-host"
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 _ORIGIN = re.compile(r"https?://(?P<host>[^/]+)")
 _NOT_MINE = (
@@ -108,7 +109,7 @@ class OwnHosts:
         elif refusal is not None:
             await answer(send, *refusal, plain=True)
         else:
-            await self._app(scope, receive, self._with_headers(send))
+            await self._app(self._without_strange_names(scope), receive, self._with_headers(send))
 
     def _refusal(self, headers: Headers) -> tuple[int, str] | None:
         hosts, origins, shared = headers.getlist("host"), headers.getlist("origin"), self._shared()
@@ -117,6 +118,13 @@ class OwnHosts:
         if not all(self._hosts.may_ask(origin, hosts[0], shared) for origin in origins):
             return 403, _NOT_YOURS
         return None
+
+    def _without_strange_names(self, scope: Scope) -> Scope:
+        """What a proxy says that it was asked for is written into the page's links: only names of ours are believed."""
+        said = [value.decode("latin-1") for name, value in scope["headers"] if name == _ASKED_FOR]
+        if all(self._hosts.known(host.strip(), self._shared()) for value in said for host in value.split(",")):
+            return scope
+        return {**scope, "headers": [header for header in scope["headers"] if header[0] != _ASKED_FOR]}
 
     def _with_headers(self, send: Send) -> Send:
         async def sent(message: Message) -> None:

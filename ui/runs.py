@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event, Lock
+from threading import Event, RLock
 from typing import Any
 
 from ui.leaving import nobody_waits
@@ -34,7 +34,7 @@ class Runs:
 
     def __init__(self) -> None:
         self._flags: dict[str, set[Flag]] = {}
-        self._lock = Lock()
+        self._lock = RLock()  # a run that Python collects while its own thread is in here ends too
 
     @contextmanager
     def run(self, session: str) -> Iterator[Flag]:
@@ -55,14 +55,14 @@ class Runs:
     def stop(self, session: str) -> None:
         """Stops the runs of one session within a step; does nothing where there are none."""
         with self._lock:
-            for flag in self._flags.get(session, ()):
+            for flag in tuple(self._flags.get(session, ())):
                 flag.set()
 
     def stop_all(self) -> None:
         """For shutting down."""
         with self._lock:
-            for flags in self._flags.values():
-                for flag in flags:
+            for flags in tuple(self._flags.values()):
+                for flag in tuple(flags):
                     flag.set()
 
 

@@ -81,8 +81,8 @@ def endpoints_of(page: gr.Blocks) -> dict[str, _Endpoint]:
 class Tools:
     """An MCP server over a page's own HTTP API: what a tool does passes the page's bounds, queue and records."""
 
-    def __init__(self, page: gr.Blocks) -> None:
-        self._page, self._endpoints = page, endpoints_of(page)
+    def __init__(self, page: gr.Blocks, behind_proxy: bool = False) -> None:
+        self._page, self._endpoints, self._behind_proxy = page, endpoints_of(page), behind_proxy
         server: Server[Any, Any] = Server("LoRA Loom", instructions=_ABOUT)
         server.list_tools()(self._listed)  # type: ignore[no-untyped-call]
         server.call_tool(validate_input=False)(self._called)  # one schema judges: the endpoints' own
@@ -118,7 +118,9 @@ class Tools:
         request = self._server.request_context.request
         assert isinstance(request, Request)
         async with httpx.AsyncClient(
-            base_url=str(self._page.local_url).rstrip("/") + API, headers=_passed_on(request), timeout=PATIENCE
+            base_url=str(self._page.local_url).rstrip("/") + API,
+            headers=_passed_on(request, self._behind_proxy),
+            timeout=PATIENCE,
         ) as client:
             given = {
                 key: await _uploaded(client, key, value) if key in endpoint.files and value is not None else value
@@ -177,11 +179,13 @@ async def _uploaded(client: httpx.AsyncClient, key: str, value: object) -> dict[
     return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
-def _passed_on(request: Request) -> dict[str, str]:
+def _passed_on(request: Request, behind_proxy: bool) -> dict[str, str]:
+    """Behind a proxy its last word on who asks stays the last: who speaks to us is the proxy, for every visitor."""
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     here = request.client.host if request.client else ""
-    before = request.headers.get("x-forwarded-for")
-    return headers | {"x-forwarded-for": f"{before}, {here}" if before else here}
+    before = ", ".join(request.headers.getlist("x-forwarded-for"))
+    chain = [before] if before and behind_proxy else [before, here]
+    return headers | {"x-forwarded-for": ", ".join(part for part in chain if part)}
 
 
 def _refusal(response: httpx.Response) -> str:

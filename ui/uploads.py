@@ -1,4 +1,4 @@
-"""What visitors upload is read here and never given out again: neither its metadata nor what else may hide in it."""
+"""What visitors upload is read here and never given out again, and no refusal of a file repeats its path."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.limits import answer
 
 _FILE = "/file="
 _DEPRECATED = "/file/"  # Gradio's older form of the same
 _KEPT = "What was uploaded is not given out again: this server only reads it."
+_REFUSED = 403
+_NOT_SERVED = "There is no such file here for you: pictures are kept for a day, and files of the server never served."
 
 
 class UploadsStay:
@@ -32,8 +34,24 @@ class UploadsStay:
         """The ASGI entry."""
         if scope["type"] == "http" and self._asks_for_an_upload(scope["path"]):
             await answer(send, 404, _KEPT)
+        elif scope["type"] == "http" and (_FILE in scope["path"] or _DEPRECATED in scope["path"]):
+            await self._without_its_path(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _without_its_path(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Gradio's own refusal says which path it made of what was asked for."""
+        refused = False
+
+        async def sent(message: Message) -> None:
+            nonlocal refused
+            refused = refused or (message["type"] == "http.response.start" and message["status"] == _REFUSED)
+            if not refused:
+                await send(message)
+
+        await self._app(scope, receive, sent)
+        if refused:
+            await answer(send, _REFUSED, _NOT_SERVED)
 
     def _asks_for_an_upload(self, path: str) -> bool:
         for mark in (_FILE, _DEPRECATED):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
@@ -312,3 +312,42 @@ def test_whatever_visitors_do_the_caps_hold_one_draws_and_nobody_starves(moves: 
         turns.end(holder)
         jobs.remove(holder)
         assert promised[1].granted.is_set()  # whoever was told to be the next is
+
+
+def finished(work: Callable[[], object]) -> bool:
+    """Whether it comes to an end; a deadlock must fail a test, not hold it."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    return not thread.is_alive()
+
+
+def test_a_job_that_begins_finds_the_line_open() -> None:
+    """A new thread may collect, as it starts, a run that nobody reads, which then leaves the line."""
+    turns = Turns()
+    seen: list[Standing] = []
+    assert finished(lambda: turns.join(ANN, asked(), lambda _: seen.append(turns.standing())))
+    assert seen == [Standing(waiting=0, drawing=1, drawn=0)]
+
+
+def test_a_run_that_is_collected_while_its_thread_moves_the_line_leaves_it_all_the_same() -> None:
+    """Python runs the end of a forgotten generator wherever it likes: here in the middle of another's end."""
+
+    class Collecting(Clock):
+        def __call__(self) -> float:
+            while leaving:
+                leaving.pop()()
+            return self.now
+
+    leaving: list[Callable[[], object]] = []
+    turns = Turns(clock=Collecting())
+    first = turns.join(ANN, asked())
+    turns.enter(BOB)
+    gone, last = turns.join(BOB, asked()), turns.join(Visitor("cleo"), asked())
+    leaving += [lambda: turns.give_up(gone), lambda: turns.leave(BOB)]
+    assert finished(lambda: turns.end(first))
+    assert (gone.granted.is_set(), last.granted.is_set()) in [(True, False), (False, True)]
+    turns.end(gone if gone.granted.is_set() else last)
+    assert turns.standing().waiting == 0
+    for _ in range(4):  # all four places of Bob's are free again
+        turns.enter(BOB)

@@ -40,6 +40,12 @@ def test_a_foreign_host_gets_421_but_monitors_may_ask_by_any(server: Served, hos
     assert httpx.get(f"{server.url}/healthz", headers={"host": host or "x"}).status_code == 200
 
 
+@pytest.mark.parametrize("said", ["evil.example", "localhost, evil.example"])
+def test_a_name_that_only_a_proxy_says_stands_nowhere_in_the_page(server: Served, said: str) -> None:
+    page = httpx.get(server.url, headers={"x-forwarded-host": said})
+    assert (page.status_code, "evil.example" in page.text) == (200, False)
+
+
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1", "https://huggingface.co"])
 def test_a_page_of_another_site_gets_403_whatever_it_asks(server: Served, origin: str) -> None:
     called = posted(server, "/gradio_api/call/models", json={"data": []}, headers={"origin": origin})
@@ -166,6 +172,15 @@ def test_what_is_uploaded_is_read_and_never_given_out(server: Served, engine: Fa
     assert b"48.137" not in drawn
     assert b"script" not in drawn
     assert httpx.get(f"{server.url}/gradio_api/file={path}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["app.py", "/etc/passwd", "/gone/secret.txt"])
+def test_the_refusal_of_a_file_says_no_path(server: Served, path: str) -> None:
+    for door in ("file=", "file/"):
+        refused = httpx.get(f"{server.url}/gradio_api/{door}{path}")
+        assert refused.status_code in (403, 404)
+        assert path not in refused.text
+        assert str(ROOT) not in refused.text
 
 
 def test_nothing_of_gradios_that_this_page_has_no_use_for_is_served(server: Served) -> None:

@@ -17,10 +17,13 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent
 from PIL import Image
+from starlette.requests import Request
 
 from tests.conftest import Serve, Served
 from tests.lora_catalog.conftest import SD3_ATTENTION, write_bundled
 from tests.ui.fakes import FakeEngine, bundled_loras
+from ui.tools import _passed_on
+from ui.visitors import Visitors
 
 CONTRACT = {"generate", "models", "search_loras", "inspect_lora", "inspect_blend", "read_recipe", "history"}
 OURS = {
@@ -199,3 +202,17 @@ def test_a_file_of_the_server_named_inside_another_input_is_not_copied(ask: Ask,
 
 def test_without_the_flag_there_are_no_tools(server: Served) -> None:
     assert httpx.post(f"{server.url}/gradio_api/mcp/", json={}).status_code in (404, 405)
+
+
+@pytest.mark.parametrize(
+    ("behind_proxy", "passed_on"), [(True, "203.0.113.1, 192.0.2.7"), (False, "203.0.113.1, 192.0.2.7, 10.0.0.1")]
+)
+def test_behind_a_proxy_two_visitors_of_the_tools_are_two_and_not_the_proxy(behind_proxy: bool, passed_on: str) -> None:
+    headers = [(b"x-forwarded-for", b"203.0.113.1"), (b"x-forwarded-for", b"192.0.2.7")]
+    asked = Request({"type": "http", "headers": headers, "client": ("10.0.0.1", 5000)})
+    sent = _passed_on(asked, behind_proxy)
+    assert sent["x-forwarded-for"] == passed_on
+    inner: Any = Request({"type": "http", "headers": [(b"x-forwarded-for", passed_on.encode())], "client": ("::1", 1)})
+    assert Visitors(behind_proxy=True).network_of(inner) == passed_on.rpartition(" ")[2]
+    unnamed = Request({"type": "http", "headers": [], "client": ("10.0.0.1", 5000)})
+    assert _passed_on(unnamed, behind_proxy)["x-forwarded-for"] == "10.0.0.1"
