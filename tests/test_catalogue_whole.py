@@ -185,7 +185,7 @@ def test_bad_refs_are_refused_in_one_sentence(client: Client, fields: dict[str, 
 @pytest.mark.parametrize("visitor", [7, ["ann"], "ann bob", "a" * 300, "\ud800"], ids=repr)
 @pytest.mark.parametrize("endpoint", ["/search_loras", "/inspect_lora", "/generate"])
 def test_an_odd_visitor_is_refused_by_name(address: str, endpoint: str, visitor: object) -> None:
-    names = {"/search_loras": 8, "/inspect_lora": 3, "/generate": 19}
+    names = {"/search_loras": 8, "/inspect_lora": 3, "/generate": 23}
     place = {"/search_loras": 7, "/inspect_lora": 2, "/generate": 17}[endpoint]
     data: list[object] = [None] * names[endpoint]
     data[0], data[place] = "bundled:pocket-sd3-neon", visitor
@@ -196,7 +196,7 @@ def test_an_odd_visitor_is_refused_by_name(address: str, endpoint: str, visitor:
 
 
 def test_another_sites_name_for_this_machine_is_not_answered(address: str) -> None:
-    assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
+    assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 421
     assert httpx.get(address.replace("127.0.0.1", "localhost")).status_code == 200
 
 
