@@ -28,11 +28,12 @@ COLOURS = tuple(Raster(64, 64, bytes([shade, 10, 20]) * 64 * 64) for shade in (1
 
 @dataclass
 class Listed:
-    """An engine that says what it is given, and notes how many pictures were packed whenever it is asked on."""
+    """An engine that says what it is given, and goes on to the next picture only when the one before is packed."""
 
     messages: tuple[Message, ...]
     packed: list[Raster] = field(default_factory=list)
-    seen: list[int] = field(default_factory=list)
+    packing: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    waited_in_vain: bool = False
 
     def availability(self, key: str) -> str | None:
         return None
@@ -40,12 +41,14 @@ class Listed:
     def run(self, job: Job, stop: StopFlag) -> Iterator[Message]:
         for message in self.messages:
             yield message
-            self.seen.append(len(self.packed))
+            if isinstance(message, Drawn) and not self.packing.acquire(timeout=30):
+                self.waited_in_vain = True
 
 
 def generated(engine: Listed, images: int, monkeypatch: pytest.MonkeyPatch) -> Generated:
     def watched(width: int, height: int, data: bytes) -> bytes:
         engine.packed.append(Raster(width, height, data))
+        engine.packing.release()
         return png_of(width, height, data)
 
     monkeypatch.setattr(core.studio, "png_of", watched)
@@ -66,11 +69,11 @@ def pixels(png: bytes) -> bytes:
         return picture.tobytes()
 
 
-def test_each_is_packed_before_the_next_is_waited_for_and_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_is_packed_while_the_next_is_drawn_and_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = done(*COLOURS)
     engine = Listed((*whole.pictures, whole))
     made = generated(engine, 3, monkeypatch)
-    assert engine.seen[:3] == [1, 2, 3]
+    assert not engine.waited_in_vain
     assert engine.packed == list(COLOURS)
     assert [pixels(png) for png in made.pictures] == [raster.data for raster in COLOURS]
     assert [recipe_from_text(text_in_picture(png)) for png in made.pictures] == list(made.recipes)
