@@ -70,8 +70,8 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
 
     cache = settings.data_dir.resolve() / "cache"  # of our own, since all that is old in it is deleted
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
-    start_sweeping(cache)
     page, runs, journal, sync, warm_up = _wired(settings, environ)
+    start_sweeping(cache, page.temp_file_sets)
 
     try:
         try:
