@@ -37,7 +37,8 @@ class Mailboxes(LRUCache[str, Mailbox[EventMessage]]):
 
     def _oldest(self) -> str | None:
         """One whose answers were all read, else one whose answer nobody has come for."""
-        unread = None
+        unread: str | None = None
+        session: str
         for session in self:
             if not self._queue.pending_event_ids_session.get(session):
                 return session
