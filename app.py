@@ -70,21 +70,22 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
 
     cache = settings.data_dir.resolve() / "cache"  # of our own, since all that is old in it is deleted
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
-    start_sweeping(cache)
     page, runs, journal, sync, warm_up = _wired(settings, environ)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host  # IPv6, as addresses have it
+    start_sweeping(cache, page.temp_file_sets)
 
     try:
         try:
             page.launch(
-                server_name=settings.host, server_port=settings.port, share=settings.share,
+                server_name=host, server_port=settings.port, share=settings.share,
                 prevent_thread_lock=True, **page.launch_options(settings.mcp),
             )  # fmt: skip
         except OSError:  # somebody took the port meanwhile
             check_address(settings.host, settings.port)
             raise
-        print(f"LoRA Loom is ready: http://{settings.host}:{settings.port}", flush=True)
+        print(f"LoRA Loom is ready: http://{host}:{settings.port}", flush=True)
         if settings.mcp:
-            print(f"Tools for assistants (MCP): http://{settings.host}:{settings.port}/gradio_api/mcp/", flush=True)
+            print(f"Tools for assistants (MCP): http://{host}:{settings.port}/gradio_api/mcp/", flush=True)
         if page.share_url:
             print(f"Shared at {page.share_url}", flush=True)
         threading.Thread(target=warm_up, name="warm-up", daemon=True).start()

@@ -56,6 +56,10 @@ class Option:
         return (f"LOOM_{self.name.upper()}", *self.also)
 
 
+def _host(text: str) -> str:
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text  # IPv6, as addresses have it
+
+
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
         raise ValueError("a whole number from 1 to 65535")
@@ -117,7 +121,7 @@ def _dataset(text: str) -> str:
 
 
 OPTIONS = (
-    Option("host", str, "127.0.0.1", "address to listen on; 0.0.0.0 for all, which is the default on a Space",
+    Option("host", _host, "127.0.0.1", "address to listen on; 0.0.0.0 for all, which is the default on a Space",
             "ADDRESS", ("GRADIO_SERVER_NAME",)),
     Option("port", _port, "7860", "port to listen on", "PORT", ("GRADIO_SERVER_PORT",)),
     Option("share", _switch, None, "also open a public gradio.live address"),

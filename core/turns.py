@@ -284,7 +284,12 @@ class Place:
                 told.put(None)
 
         def begin(turn: Turn) -> None:
-            threading.Thread(target=where.run, args=(run, turn), name="turn", daemon=True).start()
+            try:
+                threading.Thread(target=where.run, args=(run, turn), name="turn", daemon=True).start()
+            except RuntimeError as error:  # the system gives no more threads: the others' turns must come all the same
+                told.put(Failed(in_words(error, job.id)))
+                self._turns.end(turn)
+                told.put(None)
 
         turn = self.turn = self._turns.join(self._visitor, job.request, begin)
         try:

@@ -27,11 +27,24 @@ def start(home: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def reaches_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def test_a_flag_wins_over_the_environment_and_that_over_gradios_own() -> None:
     environ = {"LOOM_PORT": "8001", "GRADIO_SERVER_PORT": "8002", "GRADIO_SERVER_NAME": "0.0.0.0", "LOOM_SHARE": "yes"}
     assert settings_from(["--port", "8000"], environ).port == 8000
     settings = settings_from([], environ)
     assert (settings.host, settings.port, settings.share, settings.mcp) == ("0.0.0.0", 8001, True, False)
+
+
+def test_an_address_of_ipv6_may_stand_in_brackets() -> None:
+    assert settings_from(["--host", "[::1]"], {}).host == settings_from(["--host", "::1"], {}).host == "::1"
 
 
 def test_a_space_listens_on_all_addresses() -> None:
@@ -104,17 +117,21 @@ def test_a_busy_port_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     assert "is in use" in err
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_when_it_is_ready_and_leaves_cleanly_when_told(how: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "host"), [(signal.SIGTERM, "127.0.0.1"), (signal.SIGINT, "[::1]")])
+def test_it_says_when_it_is_ready_and_leaves_cleanly_when_told(
+    how: signal.Signals, host: str, tmp_path: Path
+) -> None:  # fmt: skip
+    if host == "[::1]" and not reaches_ipv6():
+        pytest.skip("this machine has no IPv6")
     port = free_port()
-    process = start(tmp_path, "--port", str(port))
+    process = start(tmp_path, "--port", str(port), "--host", host.strip("[]"))
     reaper = threading.Timer(150, process.kill)
     reaper.start()
     try:
         assert process.stdout is not None
         line = next(line for line in process.stdout if "http://" in line)
-        assert f"http://127.0.0.1:{port}" in line
-        assert httpx.get(f"http://127.0.0.1:{port}").status_code == 200
+        assert f"http://{host}:{port}" in line
+        assert httpx.get(f"http://{host}:{port}").status_code == 200
         told = time.monotonic()
         process.send_signal(how)
         _, err = process.communicate(timeout=60)

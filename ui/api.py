@@ -40,11 +40,12 @@ _GENERATE: dict[str, Any] = {
     "sampler": _TEXT, "total_strength": _NUMBER, "allow_partial": _FLAG, "image": _FILE, "mask": _FILE,
     "strength": _NUMBER, "consent": _TEXT, "visitor": _TEXT, "recipe": _OBJECT,
 }  # fmt: skip
-# Came later, and so stand last: whoever sends plain lists of inputs sends them as they were.
+# Came later, and so stand last: whoever sends plain lists of inputs sends them as they were, without these.
 _FURTHER: dict[str, Any] = {
     "upscale": _NUMBER, "upscale_strength": _NUMBER, "lossy": {"type": "array", "items": _TEXT},
 }  # fmt: skip
 _BATCH = {"batch": _WHOLE}
+LATER = frozenset([*_FURTHER, *_BATCH])
 _ONE: dict[str, Any] = {name: schema for name, schema in _GENERATE.items() if name not in ("images", "recipe")}
 _COMPARE = _ONE | _FURTHER
 _GRID: dict[str, Any] = _ONE | {"columns": _OBJECT, "rows": _OBJECT, "baseline": _FLAG} | _FURTHER

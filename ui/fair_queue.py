@@ -7,6 +7,7 @@ from typing import Any
 from gradio.queueing import Queue
 from gradio.route_utils import get_fn
 
+from ui.mailboxes import Mailboxes
 from ui.visitors import Visitors
 
 MOST_AT_ONCE = 8  # calls of one function
@@ -24,6 +25,7 @@ class FairQueue(Queue):
     def __init__(self, visitors: Visitors, **options: Any) -> None:
         super().__init__(max_size=None, default_concurrency_limit=MOST_AT_ONCE, **options)
         self._visitors = visitors
+        self.pending_messages_per_session = Mailboxes(self)
         self.ANALYTICS_MAX_EVENTS = 0  # of a page of figures that is not served
 
     def compute_analytics_summary(self, records: object) -> dict[str, Any]:
@@ -36,6 +38,8 @@ class FairQueue(Queue):
             await super().process_events(events, *rest)
         finally:
             for event in events:
+                if event.session_hash not in self.pending_messages_per_session:  # whose client went away meanwhile
+                    self.pending_event_ids_session.pop(event.session_hash, None)
                 if event.session_hash == event._id and self.server_app is not None:
                     self.server_app.state_holder.forget(event.session_hash)
 

@@ -13,7 +13,7 @@ from gradio.routes import App
 from core.records.status import NoSync, Sync
 from core.studio import Studio
 from lora_catalog.sources.folder import LARGEST_FILE
-from ui.api import Endpoints
+from ui.api import LATER, Endpoints
 from ui.compare import CompareTab
 from ui.create import CreateTab
 from ui.fair_queue import FairQueue
@@ -140,6 +140,9 @@ class Page(gr.Blocks):
         """Raises gr.Error only. The findings are Gradio's: too few inputs, or a file that was never uploaded."""
         try:
             inputs = [as_uploads(value) for value in inputs]
+            behind = [block.label for block in block_fn.inputs[len(inputs) :]]
+            if block_fn.api_visibility == "public" and LATER.issuperset(behind):
+                inputs += [None] * len(behind)
             return await super().preprocess_data(block_fn, inputs, *rest, **options)
         except Error:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,13 +37,26 @@ def sweep(folder: Path, now: float, most: int = MOST_BYTES) -> None:
         total -= size
 
 
-def start_sweeping(folder: Path) -> None:
-    """Once a minute, in a thread that ends with the process."""
+def forget(known: Sequence[set[str]], absent: set[str]) -> set[str]:
+    """Takes paths out of these sets that are absent and were so before, and gives those that are absent now.
+
+    Gradio forgets only what it deleted itself. An upload is known a moment before it lies at its place.
+    """
+    now = {path for paths in known for path in list(paths) if not Path(path).exists()}
+    for paths in known:
+        paths -= now & absent
+    return now
+
+
+def start_sweeping(folder: Path, known: Sequence[set[str]] = ()) -> None:
+    """Once a minute, in a thread that ends with the process; `known` are the files that Gradio remembers."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def again() -> None:
+        absent: set[str] = set()
         while True:
             sweep(folder, time.time())
+            absent = forget(known, absent)
             threading.Event().wait(_PAUSE)
 
     threading.Thread(target=again, name="sweep", daemon=True).start()

@@ -15,6 +15,10 @@ from ui.sign_in import signed_in_token
 
 LONGEST_ID = 200  # letters
 _ID = re.compile(rf"[!-~]{{1,{LONGEST_ID}}}")
+# Proxies within a proxy's own network, which may name each other behind whoever asks.
+_WITHIN = tuple(map(ipaddress.ip_network, (
+    "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "::1/128", "fc00::/7",
+)))  # fmt: skip
 _BEARER = "Bearer "
 _TOKEN = re.compile(r"[!-~]{1,200}")  # what may stand in a header
 
@@ -24,7 +28,7 @@ class Visitors:
     """`lent_token` is the owner's, for every visitor of a server that only its owner reaches; else None."""
 
     lent_token: str | None = field(default=None, repr=False)
-    behind_proxy: bool = False  # as on a Space: whoever asks is the last of those that the proxy names
+    behind_proxy: bool = False  # as on a Space: whoever asks is the last from outside of those that the proxy names
 
     def of(self, request: gr.Request, own_id: object = None, own_token: object = None) -> Visitor:
         """The visitor of that id, or of this session where none is given. Raises BadRequest for an odd id.
@@ -50,7 +54,17 @@ class Visitors:
     def network_of(self, request: Any) -> str:
         """Of a request as Gradio or as the web server has it; empty for this machine itself."""
         said = request.headers.get("x-forwarded-for", "") if self.behind_proxy else ""
-        return network(said.rpartition(",")[2].strip() or (request.client.host if request.client else ""))
+        chain = [hop.strip() for hop in said.split(",") if hop.strip()]
+        asks = next((hop for hop in reversed(chain) if not _within(hop)), chain[-1] if chain else "")
+        return network(asks or (request.client.host if request.client else ""))
+
+
+def _within(hop: str) -> bool:
+    try:
+        address = ipaddress.ip_address(hop)
+    except ValueError:
+        return False
+    return any(address in inner for inner in _WITHIN)
 
 
 def network(host: str) -> str:

@@ -351,3 +351,16 @@ def test_a_run_that_is_collected_while_its_thread_moves_the_line_leaves_it_all_t
     assert turns.standing().waiting == 0
     for _ in range(4):  # all four places of Bob's are free again
         turns.enter(BOB)
+
+
+def test_a_system_without_threads_ends_that_turn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    turns = Turns()
+    with turns.place(ANN) as place, monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        (said,) = place.draw(Stub(), Job(asked(), ()), threading.Event())
+    assert isinstance(said, Failed)
+    with turns.place(BOB) as place:
+        assert isinstance(list(place.draw(Stub(), Job(asked(), ()), threading.Event()))[-1], Done)

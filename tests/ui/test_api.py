@@ -157,6 +157,14 @@ def test_too_few_values_are_counted(server: Served) -> None:
     assert "data must hold 23 values" in events
 
 
+def test_a_plain_list_from_before_there_were_the_last_inputs_draws(server: Served) -> None:
+    data = ["a red circle", *[None] * 7, 3, *[None] * 10]  # to recipe, as the first version had them
+    called = httpx.post(f"{server.url}/gradio_api/call/generate", json={"data": data}).json()
+    events = httpx.get(f"{server.url}/gradio_api/call/generate/{called['event_id']}", timeout=60).text
+    assert "event: complete" in events
+    assert '"seed": 3' in events
+
+
 def test_a_refused_request_draws_nothing(server: Served, engine: FakeEngine) -> None:
     before = len(engine.jobs)
     refusal(server, prompt="x", steps=0)

@@ -22,7 +22,7 @@ from tests.ui.fakes import FakeEngine
 from tests.ui.test_api import INPUTS
 from ui.hosts import Hosts, hosts_for
 from ui.limits import too_deep
-from ui.sweep import sweep
+from ui.sweep import forget, sweep
 from ui.visitors import Visitors, network
 
 ROOT = Path(__file__).parents[2]
@@ -248,6 +248,8 @@ def test_networks_are_told_apart_and_this_machine_is_none() -> None:
     request: Any = gr.Request(headers=headers, client={"host": "10.0.0.1"}, session_hash="s")
     assert Visitors(behind_proxy=True).network_of(request) == "192.0.2.7"
     assert Visitors().network_of(request) == "10.0.0.1"
+    through: Any = gr.Request(headers={"x-forwarded-for": "192.0.2.9, 192.0.2.7, 10.20.0.3"}, client={"host": "::1"})
+    assert Visitors(behind_proxy=True).network_of(through) == "192.0.2.7"
     assert "10.0.0.1" not in repr(Visitors().of(request))
 
 
@@ -270,3 +272,13 @@ def test_what_is_old_is_swept_and_the_oldest_goes_where_there_is_no_room(tmp_pat
     sweep(tmp_path, time.time() + 27 * 3600)
     sweep(tmp_path, time.time() + 50 * 3600)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_gone_for_a_while_is_forgotten(tmp_path: Path) -> None:
+    kept, gone, coming = (str(tmp_path / name) for name in ("kept", "gone", "coming"))
+    Path(kept).touch()
+    known = [{kept, gone}, {coming}]
+    absent = forget(known, set())
+    Path(coming).touch()  # an upload is known a moment before it lies there
+    forget(known, absent)
+    assert known == [{kept}, {coming}]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
 import gradio as gr
 import pytest
 
+from ui.mailboxes import Mailboxes
 from ui.sessions import LeanStates
 
 
@@ -50,3 +55,18 @@ def test_the_sessions_that_were_used_least_go_where_there_are_too_many(page: gr.
     for name in ("one", "two", "one", "three"):
         states[name]
     assert ("one" in states, "two" in states, "three" in states) == (True, False, True)
+
+
+def test_a_crowd_of_calls_takes_nobody_the_answer_that_is_still_to_come() -> None:
+    queue: Any = SimpleNamespace(pending_event_ids_session={"waits": {"1"}}, event_ids_to_events={"1": object()})
+    boxes = Mailboxes(queue, most_read=2, most=4)
+    boxes["waits"] = asyncio.Queue()
+    for number in range(10):
+        queue.pending_event_ids_session[f"read {number}"] = set()
+        boxes[f"read {number}"] = asyncio.Queue()
+    assert list(boxes) == ["waits", "read 9"]
+    for number in range(10):
+        queue.pending_event_ids_session[f"never read {number}"] = {f"over {number}"}
+        boxes[f"never read {number}"] = asyncio.Queue()
+    assert list(boxes) == ["waits", *(f"never read {number}" for number in (7, 8, 9))]
+    assert list(queue.pending_event_ids_session) == list(boxes)

@@ -205,14 +205,14 @@ def test_without_the_flag_there_are_no_tools(server: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behind_proxy", "passed_on"), [(True, "203.0.113.1, 192.0.2.7"), (False, "203.0.113.1, 192.0.2.7, 10.0.0.1")]
+    ("behind_proxy", "passed_on"), [(True, "203.0.113.1, 192.0.2.7"), (False, "203.0.113.1, 192.0.2.7, 198.51.100.4")]
 )
 def test_behind_a_proxy_two_visitors_of_the_tools_are_two_and_not_the_proxy(behind_proxy: bool, passed_on: str) -> None:
     headers = [(b"x-forwarded-for", b"203.0.113.1"), (b"x-forwarded-for", b"192.0.2.7")]
-    asked = Request({"type": "http", "headers": headers, "client": ("10.0.0.1", 5000)})
+    asked = Request({"type": "http", "headers": headers, "client": ("198.51.100.4", 5000)})
     sent = _passed_on(asked, behind_proxy)
     assert sent["x-forwarded-for"] == passed_on
     inner: Any = Request({"type": "http", "headers": [(b"x-forwarded-for", passed_on.encode())], "client": ("::1", 1)})
     assert Visitors(behind_proxy=True).network_of(inner) == passed_on.rpartition(" ")[2]
-    unnamed = Request({"type": "http", "headers": [], "client": ("10.0.0.1", 5000)})
-    assert _passed_on(unnamed, behind_proxy)["x-forwarded-for"] == "10.0.0.1"
+    unnamed = Request({"type": "http", "headers": [], "client": ("198.51.100.4", 5000)})
+    assert _passed_on(unnamed, behind_proxy)["x-forwarded-for"] == "198.51.100.4"
