@@ -100,9 +100,9 @@ PIXELS = """async () => {
 
 
 def drawn(page: Page) -> str:
-    """The pixels of the next picture."""
+    """The pixels of the next picture; it may be there before anybody sees that it is drawn."""
+    page.locator("#stage .said").evaluate("said => (said.textContent = '')")
     page.locator("#generate").click()
-    expect(page.locator("#cancel")).to_be_visible()
     expect(page.locator("#stage .said")).to_contain_text("carries its recipe", timeout=60_000)
     expect(page.locator("#generate")).to_be_visible()
     return str(page.evaluate(PIXELS))
