@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def test_the_readmes_programmes_run_from_the_first_to_the_last(
     for block in BLOCKS:
         if OF_ANOTHER in block:
             continue
-        exec(compile(block.replace("http://127.0.0.1:7860", served.url), "README.md", "exec"), names)
+        programme = compile(block.replace("http://127.0.0.1:7860", served.url), "README.md", "exec")
+        # in a thread: a browser of other tests keeps an event loop in this one, and a programme may begin its own
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(exec, programme, names).result()
         ran += 1
         if isinstance(names.get("gallery"), list) and not Path("picture.png").exists():
             shutil.copy(names["gallery"][0]["image"], "picture.png")
