@@ -13,6 +13,7 @@ os.environ.update(CLIENT_SETTINGS)  # huggingface_hub too
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,12 @@ class Served:
 
 __all__ = ["hub"]
 Serve = Callable[..., Served]
+
+
+def beside_the_browser(call: Callable[..., Any], *inputs: Any) -> Any:
+    """Calls what begins an event loop: playwright, once it has started, keeps its own in the thread of the tests."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call, *inputs).result()
 
 
 def free_port() -> int:

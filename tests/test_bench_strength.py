@@ -9,13 +9,14 @@ import pytest
 
 from bench import attack, cancel, load, soak
 from bench.soak import Reading, slope
+from tests.conftest import beside_the_browser
 
 
 def test_load_tells_the_flooders_share_and_that_one_job_drew_at_a_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = tmp_path / "figures.json"
-    load.main(["--clients", "3", "--minutes", "0.05", "--json", str(figures)])
+    beside_the_browser(load.main, ["--clients", "3", "--minutes", "0.05", "--json", str(figures)])
     found = json.loads(figures.read_text())
     assert found["two_at_once"] == 0
     assert found["alike"]["pictures"] >= 3
@@ -33,7 +34,7 @@ def test_two_jobs_that_hold_the_device_at_once_are_found(tmp_path: Path) -> None
 
 def test_cancel_gives_up_in_each_way_and_what_follows_is_answered(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    cancel.main(["--times", "6", "--in-chromium", "0", "--json", str(figures)])
+    beside_the_browser(cancel.main, ["--times", "6", "--in-chromium", "0", "--json", str(figures)])
     found = json.loads(figures.read_text())
     assert found["two_at_once"] == 0
     assert {(each["way"], each["when"]) for each in found["all"]} == {
@@ -45,7 +46,7 @@ def test_cancel_gives_up_in_each_way_and_what_follows_is_answered(tmp_path: Path
 
 def test_soak_reads_memory_threads_and_files_of_real_pictures(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    soak.main(["--pictures", "6", "--every", "2", "--idle", "0.2", "--json", str(figures)])
+    beside_the_browser(soak.main, ["--pictures", "6", "--every", "2", "--idle", "0.2", "--json", str(figures)])
     found = json.loads(figures.read_text())
     assert (found["first_answer"], found["errors"]) == ("complete", [])
     assert [reading["pictures"] for reading in found["readings"]] == [2, 4, 6]
@@ -59,7 +60,7 @@ def test_the_slope_is_that_of_the_line_through_the_readings() -> None:
 
 def test_attack_finds_nothing_and_searches_what_was_answered(tmp_path: Path) -> None:
     table = tmp_path / "table.json"
-    code = attack.main(["--no-chromium", "--rounds", "refs", "tools", "--json", str(table)])
+    code = beside_the_browser(attack.main, ["--no-chromium", "--rounds", "refs", "tools", "--json", str(table)])
     rows = json.loads(table.read_text())
     assert [row for row in rows if not row["well"]] == []
     assert code == 0

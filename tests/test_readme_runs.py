@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from core.base_models import POCKET
 from core.engine import LocalEngine
 from core.machine import Machine
 from core.records.journal import Journal
-from tests.conftest import Serve
+from tests.conftest import Serve, beside_the_browser
 from ui.words import PocketWords
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,9 +43,7 @@ def test_the_readmes_programmes_run_from_the_first_to_the_last(
         if OF_ANOTHER in block:
             continue
         programme = compile(block.replace("http://127.0.0.1:7860", served.url), "README.md", "exec")
-        # in a thread: a browser of other tests keeps an event loop in this one, and a programme may begin its own
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(exec, programme, names).result()
+        beside_the_browser(exec, programme, names)
         ran += 1
         if isinstance(names.get("gallery"), list) and not Path("picture.png").exists():
             shutil.copy(names["gallery"][0]["image"], "picture.png")

@@ -158,7 +158,9 @@ def test_a_revision_and_a_file_that_are_not_there_are_told_apart(api: HubApi, ne
 
 
 @pytest.mark.parametrize(
-    "fault", [faults.status(502), faults.status(503), faults.cut(None), faults.cut(None, reset=True)], ids=str
+    "fault",
+    [faults.status(502), faults.status(503), faults.cut(None), faults.cut(None, reset=True)],
+    ids=["502", "503", "cut", "reset"],
 )
 def test_a_passing_fault_is_met_by_asking_again(hub: EmulatedHub, api: HubApi, neon: str, fault: Any) -> None:
     hub.fail("weaver/neon", fault, times=2)
@@ -233,7 +235,11 @@ def test_an_answer_without_end_is_given_up(hub: EmulatedHub, api: HubApi, neon: 
         api.repo("weaver/neon", None, None)
 
 
-@pytest.mark.parametrize("fault", [faults.cut(1000), faults.cut(1000, reset=True), faults.lying_length(100)], ids=str)
+@pytest.mark.parametrize(
+    "fault",
+    [faults.cut(1000), faults.cut(1000, reset=True), faults.lying_length(100)],
+    ids=["cut", "reset", "a lying length"],
+)
 def test_a_cut_body_is_broken(hub: EmulatedHub, api: HubApi, neon: str, fault: Any) -> None:
     hub.fail("neon.safetensors", fault)
     with pytest.raises(Broken, match="cut"):

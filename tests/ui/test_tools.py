@@ -7,7 +7,6 @@ import base64
 import io
 import json
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from mcp.types import CallToolResult, TextContent
 from PIL import Image
 from starlette.requests import Request
 
-from tests.conftest import Serve, Served
+from tests.conftest import Serve, Served, beside_the_browser
 from tests.lora_catalog.conftest import SD3_ATTENTION, write_bundled
 from tests.ui.fakes import FakeEngine, bundled_loras
 from ui.tools import _passed_on
@@ -65,8 +64,7 @@ def ask(served: Served) -> Ask:
                 await client.initialize()
                 return await what(client)
 
-        with ThreadPoolExecutor(1) as thread:  # the browser's own loop runs in this one
-            return thread.submit(asyncio.run, session()).result()
+        return beside_the_browser(asyncio.run, session())
 
     return asked
 
