@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,12 +27,21 @@ class _Incomplete(Exception):
 
 
 # What diffusers and transformers raise where a file's tensors are not those of the settings, the last for tensors that
-# were given no values.
-_UNFIT = (_Incomplete, SingleFileComponentError, KeyError, IndexError, ValueError, TypeError, NotImplementedError)
+# were given no values. Only around their calls: from a line of ours each of these would be a bug.
+_UNFIT = (SingleFileComponentError, KeyError, IndexError, ValueError, TypeError, NotImplementedError)
 Tensors = Mapping[str, torch.Tensor]
+
 _DENOISERS = {"unet": "UNet2DConditionModel", "transformer": "SD3Transformer2DModel"}
 _ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
 _OPEN_CLIP = "positional_embedding"
+
+
+@contextmanager
+def _told_by_the_libraries() -> Iterator[None]:
+    try:
+        yield
+    except _UNFIT as error:
+        raise _Incomplete from error
 
 
 def checkpoint_of(entry: BaseModel, revision: str | None) -> tuple[Path, str]:
@@ -64,7 +74,7 @@ def components_in(
         }
     except (SafetensorError, OSError) as error:
         raise ModelUnavailable(f"{entry.title} could not be loaded: its file on this machine is torn.") from error
-    except _UNFIT as error:
+    except _Incomplete as error:
         raise ModelUnavailable(
             f"{entry.title} could not be loaded: tensors lack in it, or are of another shape than its model has."
         ) from error
@@ -78,9 +88,10 @@ def _drawing(tensors: Tensors, folder: Path, name: str, dtype: torch.dtype, pack
     if name == "unet" and "input_blocks.0.0.weight" in own:
         own = {DENOISER + key: tensor for key, tensor in own.items()}  # diffusers finds the original's names by this
     more = {} if packing is None else {"quantization_config": packing}
-    model: torch.nn.Module = kind.from_single_file(
-        own, config=str(folder), subfolder=name, dtype=dtype, local_files_only=True, **more
-    )
+    with _told_by_the_libraries():
+        model: torch.nn.Module = kind.from_single_file(
+            own, config=str(folder), subfolder=name, dtype=dtype, local_files_only=True, **more
+        )
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise _Incomplete
     return model
@@ -94,10 +105,14 @@ def _encoder(
         raise _Incomplete
     model_class = getattr(transformers, kind)
     config = model_class.config_class.from_pretrained(folder / name, local_files_only=True)
-    place = next(place for place in PLACES[entry.pipeline][name] if place.prefix + place.mark in tensors)
+    places = PLACES[entry.pipeline][name]
+    place = next((place for place in places if place.prefix + place.mark in tensors), None)
+    if place is None:
+        raise _Incomplete
     if place.mark == _OPEN_CLIP:
         # it asks the model for nothing but its width, where the file has no projection
-        own = convert_open_clip_checkpoint(_Widths(config), tensors, prefix=place.prefix)
+        with _told_by_the_libraries():
+            own = convert_open_clip_checkpoint(_Widths(config), tensors, prefix=place.prefix)
     else:
         own = {k.removeprefix(place.prefix): t for k, t in tensors.items() if k.startswith(place.prefix)}
     if place.prefix == "text_encoders.clip_l.transformer.":
@@ -106,9 +121,10 @@ def _encoder(
     if kind == "CLIPTextModel":  # transformers 5 has no text_model in it, published files do
         own = {key.removeprefix("text_model."): tensor for key, tensor in own.items()}
     more = {} if packing is None else {"quantization_config": packing}
-    model, told = model_class.from_pretrained(
-        None, config=config, state_dict=own, dtype=dtype, output_loading_info=True, **more
-    )
+    with _told_by_the_libraries():
+        model, told = model_class.from_pretrained(
+            None, config=config, state_dict=own, dtype=dtype, output_loading_info=True, **more
+        )
     if told["missing_keys"] or told.get("mismatched_keys"):
         raise _Incomplete
     found: torch.nn.Module = model

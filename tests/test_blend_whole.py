@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +21,9 @@ from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import load_file, save_file
 
 from core.base_models import POCKET
-from tests.conftest import UNFOLDED, free_port
+from tests.conftest import UNFOLDED
 from tests.core.test_same_pictures import sd3_copies, sdxl_copies
+from tests.own_process import started
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 60_000  # ms
@@ -205,22 +202,13 @@ def drawn_by(pipeline: Any, options: Mapping[str, Any]) -> Pixels:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`python app.py` with files of one's own in its data folder, and a Hub that nobody reaches."""
-    port, data = free_port(), tmp_path_factory.mktemp("fresh")
+    data = tmp_path_factory.mktemp("fresh")
     (data / "loras").mkdir()
     for key, case in CASES.items():
         save_file({n: t.contiguous() for n, t in kohya_file(case).items()}, data / "loras" / f"kohya-{key}.safetensors")
         save_file(loha_file(case), data / "loras" / f"loha-{key}.safetensors")
-    command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(data)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    reaper = threading.Timer(600, process.kill)
-    reaper.start()
-    assert process.stdout is not None
-    assert any("http://" in line for line in process.stdout)
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGTERM)
-    process.wait(30)
-    process.stdout.close()
-    reaper.cancel()
+    with started(data) as app:
+        yield app.url
 
 
 @pytest.fixture

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +15,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from core.base_models import POCKET
-from tests.conftest import UNFOLDED, free_port
+from tests.conftest import UNFOLDED
 from tests.hub import EmulatedHub
+from tests.own_process import started
 
 ROOT = Path(__file__).parent.parent
 NEON = POCKET / "loras" / "pocket-sd3-neon"
@@ -50,19 +46,8 @@ def shelves() -> Iterator[EmulatedHub]:
 @pytest.fixture(scope="module")
 def address(shelves: EmulatedHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`python app.py` with an empty data folder."""
-    port, home = free_port(), tmp_path_factory.mktemp("fresh")
-    environ = {**os.environ, "HF_ENDPOINT": shelves.endpoint}
-    command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(home / "data")]
-    process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
-    reaper = threading.Timer(170, process.kill)
-    reaper.start()
-    assert process.stdout is not None
-    assert any("http://" in line for line in process.stdout)
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGTERM)
-    process.wait(30)
-    process.stdout.close()
-    reaper.cancel()
+    with started(tmp_path_factory.mktemp("fresh") / "data", environ={"HF_ENDPOINT": shelves.endpoint}) as app:
+        yield app.url
 
 
 @pytest.fixture(scope="module")

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gradio_client import Client
 
-from tests.conftest import free_port
+from tests.own_process import started
 
 ROOT = Path(__file__).parent.parent
 
 
 @contextmanager
-def started(data_dir: Path, *flags: str) -> Iterator[Client]:
-    """`python app.py`, killed at the end without a chance to tidy up."""
-    address = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(data_dir), *flags]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ}, stdout=subprocess.PIPE, text=True)
-    reaper = threading.Timer(150, process.kill)
-    reaper.start()
-    assert process.stdout is not None
-    assert any(address in line for line in process.stdout)
-    try:
-        yield Client(address, verbose=False)
-    finally:
-        process.kill()
-        process.wait(30)
-        process.stdout.close()
-        reaper.cancel()
+def killed(data_dir: Path, *flags: str) -> Iterator[Client]:
+    """A client of an app that is killed at the end."""
+    with started(data_dir, *flags) as app:
+        yield Client(app.url, verbose=False)
+        app.kill()
 
 
 def test_what_was_answered_survives_kill_9_exactly_once_and_only_its_visitor_sees_it(tmp_path: Path) -> None:
     asked = {"prompt": "a red circle", "steps": 1, "visitor": "ann", "loras": [{"ref": "bundled:pocket-sd3-neon"}]}
-    with started(tmp_path / "data") as client:
+    with killed(tmp_path / "data") as client:
         _, recipe = client.predict(api_name="/generate", **asked)
-    with started(tmp_path / "data", "--consent", "none") as client:
+    with killed(tmp_path / "data", "--consent", "none") as client:
         history = client.predict(visitor="ann", query="red", lora="neon", api_name="/history")
         assert [record["recipe"] for record in history["records"]] == [recipe]
         assert (history["records"][0]["picture"], history["next"]) == (True, None)

@@ -5,12 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +16,8 @@ from gradio_client.exceptions import AppError
 from playwright.sync_api import Browser, expect
 
 from core.base_models import POCKET
-from tests.conftest import free_port
 from tests.hub import EmulatedHub
+from tests.own_process import started
 
 itsdangerous = pytest.importorskip("itsdangerous", reason="needs gradio[oauth], which requirements.txt asks for")
 pytest.importorskip("authlib", reason="needs gradio[oauth], which requirements.txt asks for")
@@ -45,24 +40,14 @@ def hub() -> Iterator[EmulatedHub]:
 @pytest.fixture(scope="module")
 def space(hub: EmulatedHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`python app.py` as a Space starts it, on a CPU; `hf_oauth` of README.md is what sets the four variables."""
-    port, home = free_port(), tmp_path_factory.mktemp("space")
     environ = {
-        **os.environ, "HF_ENDPOINT": hub.endpoint,
+        "HF_ENDPOINT": hub.endpoint,
         "SYSTEM": "spaces", "SPACE_ID": "ann/loom", "LOOM_HOST": "127.0.0.1",
         "OAUTH_CLIENT_ID": "loom", "OAUTH_CLIENT_SECRET": SECRET, "OAUTH_SCOPES": "openid profile",
         "OPENID_PROVIDER_URL": hub.endpoint,
     }  # fmt: skip
-    command = [sys.executable, "app.py", "--port", str(port), "--data-dir", str(home)]
-    process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
-    reaper = threading.Timer(170, process.kill)
-    reaper.start()
-    assert process.stdout is not None
-    assert any("http://" in line for line in process.stdout)
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGTERM)
-    process.wait(30)
-    process.stdout.close()
-    reaper.cancel()
+    with started(tmp_path_factory.mktemp("space"), environ=environ) as app:
+        yield app.url
 
 
 def cookie(secret: str = SECRET, hours: float = 8) -> str:
