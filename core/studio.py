@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.base_models import BASE_MODELS, BaseModel
-from core.errors import BadRequest, ModelUnavailable
+from core.errors import BadRequest, ModelUnavailable, TooBusy
 from core.fine_tunes import LISTED_ONLY, Models
 from core.gathering import Gathering
-from core.job_line import job_line
+from core.job_line import JobLine, job_line
 from core.memory import table_of
 from core.messages import Done, Drawn, Engine, Failed, Job, Message, Preview, Progress, Raster, StopFlag
 from core.pictures import with_pictures
@@ -109,6 +109,13 @@ class Studio:
             held.close()  # the next one may draw while this one's files are written
             generated = self._finished(job, done, packed, visitor)
         yield generated
+
+    def refusal(self, visitor: Visitor) -> str | None:
+        """Why `generate` would raise TooBusy for the visitor now, for whoever asks before anything else is done."""
+        said = self.turns.refusal(visitor)
+        if said is not None:
+            JobLine().write("refused", TooBusy.__name__)
+        return said
 
     @property
     def timings(self) -> Timings:

@@ -132,6 +132,11 @@ class Turns:
         finally:
             self.leave(visitor)
 
+    def refusal(self, visitor: Visitor) -> str | None:
+        """Why `enter` would raise TooBusy now."""
+        with self._held():
+            return self._refusal(visitor)
+
     def enter(self, visitor: Visitor) -> None:
         """One job more of a visitor. Raises TooBusy."""
         who = (visitor.address, visitor.id)

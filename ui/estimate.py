@@ -15,10 +15,10 @@ from core.request import GenerationRequest, request_from
 from core.studio import Studio
 from ui import texts
 from ui.durations import in_short
-from ui.form import Form
+from ui.form import Form, pictures_in
 from ui.further import asked_further
 
-_DECIDING = ("model", "width", "height", "steps", "guidance", "images", "sampler")
+_DECIDING = ("model", "width", "height", "steps", "guidance", "sampler")
 
 
 class Estimate:
@@ -38,10 +38,11 @@ class Estimate:
             "guidance": form.guidance, "images": form.images, "sampler": form.sampler, "upscale": form.upscale,
             "upscale_strength": form.upscale_strength, "batch": form.batch,
         }  # fmt: skip
+        written = {"prompt": form.prompt, "negative_prompt": form.negative_prompt}  # which may ask for several pictures
         gr.on(
-            [component.change for component in deciding.values()],
+            [component.change for component in deciding.values()] + [text.blur for text in written.values()],
             lambda **values: self.said(values),
-            inputs_kwargs=dict(deciding),
+            inputs_kwargs={**deciding, **written},
             outputs=self.line,
             queue=False,
             trigger_mode="always_last",  # a slider on its way changes many times
@@ -52,7 +53,8 @@ class Estimate:
 
     def said(self, values: Mapping[str, Any]) -> str:
         """For the form's values, unchecked: what cannot be asked for has no time."""
-        asked = {name: values.get(name) for name in _DECIDING} | asked_further(values)
+        pictures = {"images": pictures_in(values)}
+        asked = {name: values.get(name) for name in _DECIDING} | pictures | asked_further({**values, **pictures})
         try:
             request = request_from({**asked, "lossy": None, "prompt": ""}, self._studio.default_model)
         except BadRequest:  # said when it is asked for

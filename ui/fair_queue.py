@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from asyncio import Queue as Mailbox
+from collections.abc import Callable
 from typing import Any
 
-from gradio.queueing import Queue
+from gradio.block_function import BlockFunction
+from gradio.exceptions import Error
+from gradio.queueing import Event, Queue
 from gradio.route_utils import get_fn
+from gradio.server_messages import ProcessCompletedMessage
+from gradio.utils import error_payload
 
+from lora_catalog.visitor import Visitor
 from ui.mailboxes import Mailboxes
+from ui.runs import DRAWS
 from ui.visitors import Visitors
 
 MOST_AT_ONCE = 8  # calls of one function
 MOST_OF_ONE = 16  # that wait, of one session or one network
 MOST_WAITING = 64  # of one function, of all
+MOST_AT_THE_DOOR = 256  # calls that draw and wait for a thread, in which they get their place or are refused at once
 _FULL = "Too many calls of this kind wait already: try again in a moment."
 
 
@@ -22,9 +31,9 @@ class FairQueue(Queue):
     What draws waits in core.turns, and stands here only until the next free thread.
     """
 
-    def __init__(self, visitors: Visitors, **options: Any) -> None:
+    def __init__(self, visitors: Visitors, refused: Callable[[Visitor], str | None], **options: Any) -> None:
         super().__init__(max_size=None, default_concurrency_limit=MOST_AT_ONCE, **options)
-        self._visitors = visitors
+        self._visitors, self._refused = visitors, refused
         self.pending_messages_per_session = Mailboxes(self)
         self.ANALYTICS_MAX_EVENTS = 0  # of a page of figures that is not served
 
@@ -44,9 +53,12 @@ class FairQueue(Queue):
                     self.server_app.state_holder.forget(event.session_hash)
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
-        """Refuses within the call: the answer is 503 with the sentence."""
+        """Refuses within the call: the answer is 503 with the sentence. gradio_client keeps that from who uses it, so
+        that a program that would draw gets an event instead which has ended with the sentence."""
         if body.fn_index is not None:
-            waiting = self.event_queue_per_concurrency_id.get(get_fn(self.blocks, None, body).concurrency_id)
+            fn = get_fn(self.blocks, None, body)
+            draws = fn.concurrency_limit is DRAWS["concurrency_limit"]
+            waiting = self.event_queue_per_concurrency_id.get(fn.concurrency_id)
             others = waiting.queue if waiting is not None else []
             network = self._visitors.network_of(request)
             own = sum(
@@ -54,6 +66,23 @@ class FairQueue(Queue):
                 or bool(network and network == self._visitors.network_of(event.request))
                 for event in others
             )
-            if own >= MOST_OF_ONE or len(others) >= MOST_WAITING:
+            if own >= MOST_OF_ONE or len(others) >= (MOST_AT_THE_DOOR if draws else MOST_WAITING):
                 return False, _FULL, "queue_full"
+            if draws and fn.api_visibility == "public" and (refusal := self._refusal(fn, body, network)) is not None:
+                return True, self._ended(Event(body.session_hash, fn, request, username), refusal), "success"
         return await super().push(body, request, username)
+
+    def _refusal(self, fn: BlockFunction, body: Any, network: str) -> str | None:
+        """Why the line has no place. What the page asks for is refused by what draws, and said beside Generate."""
+        said = (value for block, value in zip(fn.inputs, body.data, strict=False) if block.label == "visitor")
+        own_id = next(said, None) or body.session_hash or ""
+        return self._refused(Visitor(str(own_id), None, address=network))
+
+    def _ended(self, event: Event, sentence: str) -> str:
+        """The id of an event with its answer; no thread was taken for it, and nothing read of what was sent."""
+        if event.session_hash not in self.pending_messages_per_session:
+            self.pending_messages_per_session[event.session_hash] = Mailbox()
+        self.pending_event_ids_session.setdefault(event.session_hash, set()).add(event._id)
+        said = error_payload(Error(sentence), False)
+        self.send_message(event, ProcessCompletedMessage(output=said, title="Error", success=False))
+        return event._id

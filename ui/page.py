@@ -116,7 +116,12 @@ class Page(gr.Blocks):
         """With a queue in which nobody's calls close a function to others, and no way around it."""
         super().queue(api_open=False)
         self._queue = FairQueue(
-            self._visitors, live_updates=True, concurrency_count=MOST_THREADS, update_intervals=1, blocks=self
+            self._visitors,
+            self._studio.refusal,
+            live_updates=True,
+            concurrency_count=MOST_THREADS,
+            update_intervals=1,
+            blocks=self,
         )
         quiet(self._queue)
         return self

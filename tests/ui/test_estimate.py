@@ -70,3 +70,11 @@ def test_a_second_pass_takes_its_time_too(tmp_path: Path, second_pass: dict[str,
     line = Estimate(studio).said({"model": "pocket-sd3", "images": 1, "batch": "one", **second_pass})
     assert re.sub("<.*?>", "", line).startswith(said)
     assert bool(line) == bool(said)
+
+
+def test_the_pictures_that_a_prompt_asks_for_are_counted(tmp_path: Path) -> None:
+    studio = Studio(FakeEngine(), Catalog([BundledSource(tmp_path)]), "pocket-sd3")
+    studio.timings.note(request_from({"prompt": "", "model": "pocket-sd3"}, "pocket-sd3"), 10.0)
+    values = {"model": "pocket-sd3", "images": 1, "batch": "one", "prompt": "a [[red, blue, green]] circle"}
+    assert "a picture on this machine, 3 in 30 s" in Estimate(studio).said(values)
+    assert Estimate(studio).said(values | {"prompt": "[[" + "a, " * 200 + "]]"}) == ""  # which is refused
