@@ -6,15 +6,18 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from gradio_client import Client
+from gradio_client.exceptions import AppError
 from playwright.sync_api import expect
 
 from core.messages import Job, Message, Progress, StopFlag
+from core.studio import Studio
 from tests.conftest import Serve, Served
 from tests.ui.conftest import Visit
 from tests.ui.fakes import FakeEngine
@@ -103,6 +106,34 @@ def test_a_visitors_fifth_picture_is_refused_at_once_and_others_get_theirs(held:
     for event in own + others:
         assert "event: complete" in answered(held, event)
     assert engine.most == 1
+
+
+@pytest.mark.parametrize("visitor", ["ann", None])
+def test_a_program_is_refused_before_anything_of_its_call_is_read(
+    held: Served, engine: HeldEngine, visitor: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(held.url, verbose=False)
+    own = [client.submit(prompt="x", steps=2, visitor=visitor, api_name="/generate") for _ in range(4)]
+    standing(held, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(Studio, "generate", lambda *_: pytest.fail("the call came in"))
+        for name in ("/generate", "/compare_loras"):
+            with pytest.raises(AppError, match=r"^You have 4 pictures under way already"):
+                client.predict(prompt="x", visitor=visitor, api_name=name)
+    odd = answered(held, ask(held, visitor={"not": "a text"}))
+    assert "visitor must be a text" in odd
+    engine.free.set()
+    assert all(job.result(PATIENCE) for job in own)
+
+
+def test_many_who_come_at_once_all_get_a_place_or_are_told_why(held: Served, engine: HeldEngine) -> None:
+    with ThreadPoolExecutor(90) as clients:
+        events = list(clients.map(lambda number: ask(held, visitor=f"v{number}"), range(90)))
+        standing(held, 64)
+        engine.free.set()
+        answers = list(clients.map(lambda event: answered(held, event), events))
+    assert sum("event: complete" in answer for answer in answers) == 65
+    assert sum("All 64 places in the line are taken: try again" in answer for answer in answers) == 25
 
 
 def test_a_flooder_delays_others_by_one_job(held: Served, engine: HeldEngine) -> None:
