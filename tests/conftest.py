@@ -47,6 +47,11 @@ __all__ = ["hub"]
 Serve = Callable[..., Served]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts whole apps comes first: its few long files at the end would leave one of two processes without work."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
 def beside_the_browser(call: Callable[..., Any], *inputs: Any) -> Any:
     """Calls what begins an event loop: playwright, once it has started, keeps its own in the thread of the tests."""
     with ThreadPoolExecutor(1) as thread:
