@@ -48,7 +48,7 @@ Serve = Callable[..., Served]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts whole apps comes first: its few long files at the end would leave one of two processes without work."""
+    """What starts whole apps comes first: its few long files at the end would leave one of two processes idle."""
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
