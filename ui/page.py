@@ -29,7 +29,7 @@ from ui.previews import preview_route
 from ui.recall import CREATE, Recall
 from ui.remembered import Remembered
 from ui.runs import Runs
-from ui.sessions import MOST_SESSIONS, lean, quiet
+from ui.sessions import MOST_SESSIONS, lean
 from ui.sign_in import sign_in_button
 from ui.stumbles import Stumbles, told
 from ui.theme import css, js, theme
@@ -123,7 +123,6 @@ class Page(gr.Blocks):
             update_intervals=1,
             blocks=self,
         )
-        quiet(self._queue)
         return self
 
     async def process_api(self, *args: Any, **options: Any) -> Any:

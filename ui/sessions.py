@@ -1,22 +1,18 @@
-"""Sessions: what Gradio keeps of each visitor, without copies that nothing reads; and an idle queue that sleeps."""
+"""Sessions: what Gradio keeps of each visitor, without copies that nothing reads."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from copy import copy
 from typing import Any
 
 from gradio.blocks import Blocks
-from gradio.queueing import Queue
 from gradio.routes import App
 from gradio.state_holder import SessionState, StateHolder
 
 MOST_SESSIONS = 4000  # the least recently used go; a page that comes back to none begins anew
 CLOSED_SECONDS = 3600  # that a closed tab's own values are kept
-IDLE_POLL = 0.02  # seconds; Gradio's queue looks for work every millisecond, which takes 6 % of a processor
-PROGRESS_POLL = 0.1  # seconds; for gr.Progress, whose place the stage's own looks take here
 
 
 class LeanState(SessionState):
@@ -62,14 +58,6 @@ class LeanStates(StateHolder):
         with self.lock:
             self.session_data.pop(session_id, None)
             self.time_last_used.pop(session_id, None)
-
-
-def quiet(queue: Queue) -> None:
-    """Lets a queue with nothing to do sleep for longer, and keep no statistics: after each event it would make a table
-    of the last 10,000 of them for a page that nobody here can open."""
-    queue.sleep_when_free, queue.progress_update_sleep_when_free = IDLE_POLL, PROGRESS_POLL
-    queue.ANALYTICS_MAX_EVENTS = 1
-    queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
 
 
 @asynccontextmanager

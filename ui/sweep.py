@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from stat import S_ISDIR
 
 LOOK_SECONDS = 600  # an early look is superseded within seconds; somebody may still fetch it
 KEPT_SECONDS = 26 * 3600  # later than Gradio, which deletes once an hour what it remembers and is a day old
@@ -20,7 +21,7 @@ def sweep(folder: Path, now: float, most: int = MOST_BYTES) -> None:
     for path in folder.rglob("*"):
         with suppress(OSError):  # another thread may take it away meanwhile
             stat = path.lstat()
-            if path.is_dir() and not path.is_symlink():
+            if S_ISDIR(stat.st_mode):
                 if now - stat.st_mtime > LOOK_SECONDS:
                     path.rmdir()  # fails where something lies in it
                 continue
