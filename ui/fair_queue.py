@@ -87,8 +87,8 @@ class FairQueue(Queue):
 
     def _refusal(self, fn: BlockFunction, body: Any, network: str) -> str | None:
         """Why the line has no place. What the page asks for is refused by what draws, and said beside Generate."""
-        said = (value for block, value in zip(fn.inputs, body.data, strict=False) if getattr(block, "label", "") == "visitor")
-        own_id = next(said, None) or body.session_hash or ""
+        said = {getattr(block, "label", None): value for block, value in zip(fn.inputs, body.data, strict=False)}
+        own_id = said.get("visitor") or body.session_hash or ""
         return self._refused(Visitor(str(own_id), None, address=network))
 
     def _ended(self, event: Event, sentence: str) -> str:
