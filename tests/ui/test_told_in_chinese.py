@@ -59,8 +59,8 @@ def test_of_sentences_each_is_told_and_what_somebody_wrote_stays(open_page: Visi
             "请选择适用于 pocket-sd3 的 LoRA，或换一个模型。",
         ),
         (
-            "This studio: 12 saved here, 3 on the Hub, last 5 min ago; the Hub does not answer in time; trying again in "
-            "40 s",
+            "This studio: 12 saved here, 3 on the Hub, last 5 min ago; the Hub does not answer in time; trying again "
+            "in 40 s",
             "本站：已保存 12 条，Hub 上 3 条，5 分钟前同步；Hub 没有及时回答；40 秒后重试",
         ),
         ("Fetching glow.safetensors · 4.5 MB of 18 MB", "正在获取 glow.safetensors · 4.5 / 18 MB"),
