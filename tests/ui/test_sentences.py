@@ -27,7 +27,7 @@ NOT_SAID = {  # texts, and what they are
     "not one for each": "caught within its module", "{} has no factors": "a bug's",
     "an engine ends with Done or Failed": "a bug's",
     "Compiled": "said before there is a page", "not a shard of records": "caught by whoever reads shards",
-    "Forget what was deleted": "the title of a commit", "Take out what was deleted": "the title of a commit",
+    "Say what this dataset holds": "the title of a commit", "Forget what was deleted": "the title of a commit", "Take out what was deleted": "the title of a commit",
     "dataset squash owed": "a key of the journal's", "dataset under way": "a key of the journal's",
     "CUDA graphs of small forwards": "for the log", "idle busy many": "classes of the page's",
     "how must be one of {}.": "for programs: the page says it itself",
@@ -37,6 +37,8 @@ NOT_SAID = {  # texts, and what they are
     "A page of another site asked for this, which is not allowed: open this server's own page.": "no page around it",
     "This address is too long: at most {} characters are read; open the page without it, and paste the link there "
     "under “Open a recipe”.": "no page of ours around it",
+    "{} must be an object such as {\"field\": \"steps\", \"values\": [10, 20]}.": "for programs: the page sends one",
+    "data must hold {} values, null for what is left out: {}.": "for programs: the page sends them all",
     "{}.{} is not part of an axis of {}.": "for programs: the page has boxes for what an axis takes",
     "{}.field must be one of {}.": "for programs: the page has a list to choose from",
 }  # fmt: skip
@@ -68,6 +70,10 @@ PUT_TOGETHER = {  # texts that a visitor meets only in others, and these
     "“{}” {}, and at most {} are taken here: choose a smaller file.": (
         "“{}” has {}, and at most {} are taken here: choose a smaller file.",
         "“{}” is larger than it says, and at most {} are taken here: choose a smaller file.",
+    ),
+    "It was drawn over a picture: give it along, the file whose sha256 is “{}”{}.": (
+        "It was drawn over a picture: give it along, the file whose sha256 is “{}”.",
+        "It was drawn over a picture: give it along, the file whose sha256 is “{}” and its mask the one of “{}”.",
     ),
     "{} Shown is what it answered {}.": ("Shown is what it answered {n} minutes ago.",),
     "; {}; trying again in {}": ("trying again in {p}",),
@@ -105,7 +111,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("core", "lora_catalog", "ui")
 PROSE = re.compile(r"[A-Za-z’']{2,},? [a-z’']+,? [a-z’']{2,}")  # three words beside each other
 HOLES = re.compile(r"\{[np]?\}")
-A_FORM = {"“{}”": "“?(.+?)”?", "{n}": r"(\{\}|[\d.,−-]+)", "{}": "(.+?)", "{p}": "(.+?)"}
+A_FORM = {"“{}”": r"(“.+?”|\{\})", "{n}": r"(\{\}|[\d.,−-]+)", "{}": "(.+?)", "{p}": "(.+?)"}
 
 
 def trees() -> Iterator[tuple[str, ast.Module]]:
