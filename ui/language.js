@@ -45,10 +45,12 @@
     const parts = text.split(HOLE); // holes stand at odd places
     const rest = text.endsWith(".") ? CLAUSE : ANY;
     const lead = text.endsWith(".") && !parts[0] ? SUBJECT : rest;
-    const expression = parts.map((part, place) => (place % 2 ? OWN[part] ?? (place === 1 ? lead : rest) : place ? escaped(part) : begun(part)));
+    const hole = (part, place) => OWN[part] ?? (place === 1 ? lead : rest);
+    const literal = (part, place) => (place ? escaped(part) : begun(part));
+    const expression = parts.map((part, place) => (place % 2 ? hole : literal)(part, place)).join("");
     const literals = parts.filter((_, place) => place % 2 === 0).map((part, place) => (place ? part : part.slice(1)));
     return {
-      form: new RegExp(`^${expression.join("")}$`, "u"), literals, length: literals.join("").length,
+      form: new RegExp(`^${expression}$`, "u"), literals, length: literals.join("").length,
       holes: parts.filter((_, place) => place % 2), said,
     };
   };
@@ -61,9 +63,9 @@
       if (!found) continue;
       const held = holes.map((hole, place) => FILLS[hole](found[place + 1]));
       const phrases = [...holes.keys()].filter((place) => holes[place] === "{p}");
+      if (phrases.length && phrases.every((place) => held[place] === found[place + 1])) continue;
       let next = 0;
-      const fill = (_, number) => held[number ? number - 1 : next++];
-      if (!phrases.length || phrases.some((place) => held[place] !== found[place + 1])) return said.replace(/\{(\d?)\}/g, fill);
+      return said.replace(/\{(\d?)\}/g, (_, number) => held[number ? number - 1 : next++]);
     }
     return null;
   };
@@ -80,7 +82,8 @@
     for (const [between, joint, ours = joint] of joints) {
       const parts = split(text, between, joint);
       const said = parts.map((part) => whole(part) ?? part);
-      if (parts.length > 1 && said.some((part, place) => part !== parts[place])) return said.join(ours).replace(/(?<=[。：；]) /g, "");
+      if (said.every((part, place) => part === parts[place]) || parts.length < 2) continue;
+      return said.join(ours).replace(/(?<=[。：；]) /g, "");
     }
     return null;
   };
