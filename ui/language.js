@@ -50,16 +50,16 @@
     const expression = parts.map((part, place) => (place % 2 ? hole : literal)(part, place)).join("");
     const literals = parts.filter((_, place) => place % 2 === 0).map((part, place) => (place ? part : part.slice(1)));
     return {
-      form: new RegExp(`^${expression}$`, "u"), literals, length: literals.join("").length,
-      holes: parts.filter((_, place) => place % 2), said,
+      form: new RegExp(`^${expression}$`, "u"), holes: parts.filter((_, place) => place % 2), said,
+      length: literals.join("").length, longest: literals.reduce((one, other) => (other.length > one.length ? other : one)),
     };
   };
   const forms = [...words].filter(([text]) => HOLE.test(text)).map(formOf).sort((one, other) => other.length - one.length);
 
   /** By the first form that it has. Of the phrases in it one at least must be known, or they are somebody's own words. */
   const formed = (text) => {
-    for (const { form, literals, holes, said } of forms) {
-      const found = literals.every((part) => text.includes(part)) && form.exec(text);
+    for (const { form, longest, holes, said } of forms) {
+      const found = text.includes(longest) && form.exec(text); // most forms are out at the first look
       if (!found) continue;
       const held = holes.map((hole, place) => FILLS[hole](found[place + 1]));
       const phrases = [...holes.keys()].filter((place) => holes[place] === "{p}");
