@@ -38,7 +38,7 @@
   const ANY = "(.+?)", CLAUSE = "((?:(?![.:] [\\p{Lu}“]).)+?)", SUBJECT = "((?:(?![.:] ).)+?)", NUMBER = "([-−]?[\\d.,]+)";
   const HOLE = /(“\{\}”|\{[np]?\})/;
   const OWN = { "“{}”": `“${ANY}”`, "{n}": NUMBER };
-  const FILLS = { "“{}”": String, "{n}": String, "{}": (text) => word(text) ?? text, "{p}": (text) => told(text) ?? text };
+  const FILLS = { "“{}”": String, "{n}": String, "{}": (text) => word(text) ?? text, "{p}": (text) => told(text) };
   const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   const begun = (text) => escaped(text).replace(/^\p{Ll}/u, (letter) => `[${letter}${letter.toUpperCase()}]`);
   const formOf = ([text, said]) => {
@@ -62,10 +62,12 @@
       const found = text.includes(longest) && form.exec(text); // most forms are out at the first look
       if (!found) continue;
       const held = holes.map((hole, place) => FILLS[hole](found[place + 1]));
-      const phrases = [...holes.keys()].filter((place) => holes[place] === "{p}");
-      if (phrases.length && phrases.every((place) => held[place] === found[place + 1])) continue;
+      if (holes.includes("{p}") && holes.every((hole, place) => hole !== "{p}" || held[place] === null)) continue;
       let next = 0;
-      return said.replace(/\{(\d?)\}/g, (_, number) => held[number ? number - 1 : next++]);
+      return said.replace(/\{(\d?)\}/g, (_, number) => {
+        const place = number ? number - 1 : next++;
+        return held[place] ?? found[place + 1];
+      });
     }
     return null;
   };

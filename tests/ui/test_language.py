@@ -114,7 +114,7 @@ def test_a_chinese_browser_shows_every_tab_in_chinese_and_draws(
     page.locator("#blend .card", has_text="Neon").click()
     page.locator("#blend .card", has_text="Pixel").click()
     page.locator("#blend details.controls summary").first.click()
-    for fold in ("words", "over", "further", "save-blend"):
+    for fold in ("words", "over", "further", "save-blend", "about"):
         page.locator(f"#{fold} .fold").first.click()
     page.locator("#generate").click()
     expect(page.locator("#stage .said")).to_contain_text("每个 PNG 都带有自己的配方。")
