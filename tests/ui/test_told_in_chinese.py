@@ -77,10 +77,12 @@ def test_a_chinese_visitor_is_told_in_chinese_what_went_wrong(open_page: Visit, 
     server = serve(engine, loras, WORDS)
     page = open_page(server.url, locale="zh-CN")
     prompt, generate, notice = page.locator("#prompt textarea"), page.locator("#generate"), page.locator("#notice")
-    page.locator("#seed input").fill("-5")
+    page.locator("#width input[type=number]").fill("100")
     generate.click()
-    expect(page.locator("#seed .fault")).to_have_text("种子必须是介于 -1（随机）和 4294967295 之间的整数。")
-    page.locator("#seed input").fill("5")
+    expect(page.locator("#width .fault")).to_have_text(
+        "用 pocket-sd3 时，宽度必须是介于 64 和 256 之间的 16 的倍数，而不是 100。"
+    )
+    page.locator("#width input[type=number]").fill("128")
     prompt.fill("<lora:bundled:gone:1> a house")
     generate.click()
     expect(notice).to_have_text("没有 LoRA “bundled:gone”；请搜索现有的 LoRA。")
