@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -86,6 +87,13 @@ def test_every_text_of_a_table_stands_in_the_code(language: str) -> None:
         for phrase in re.split(r"\{[np]?\}|[^\w' -]", text)
     }
     assert [text for text, phrase in phrases if phrase and not stands(phrase)] == []
+
+
+@pytest.mark.parametrize("language", languages())
+def test_no_text_stands_in_two_tables(language: str) -> None:
+    tables = (ROOT / "ui/languages" / language).glob("*.toml")
+    count = Counter(text for path in tables for text in tomllib.loads(path.read_text("utf-8")))
+    assert [text for text, times in count.items() if times > 1] == []
 
 
 @pytest.mark.parametrize("language", languages())
