@@ -43,9 +43,13 @@ def _of_field(field: str, sentence: str, values: Mapping[str, Any]) -> str:
         return _said(name if name in _ON_THE_FORM else "", _begun(sentence))
     number, part = int(found[1]), found[2] or ""
     if number >= len(refs):  # a tag in the prompt, which stand behind the rows
-        return _said("prompt", _begun(_LORA.sub(r"\2 of a LoRA tag", sentence)))
+        return _said("prompt", _begun(_LORA.sub(_of_a_tag, sentence)))
     words = _begun(re.sub(r"^loras\[\d+\](: |\.)?", "", sentence).replace("_", " "))
     return _said(part if part in _PARTS_OF_A_ROW else "row", words, refs[number])
+
+
+def _of_a_tag(found: re.Match[str]) -> str:
+    return f"{found[2]} of a LoRA tag" if found[2] else "a LoRA tag"
 
 
 def _refs(values: Mapping[str, Any]) -> list[str]:

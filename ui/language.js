@@ -2,7 +2,7 @@
 // components alone; what the server sends as HTML and what scripts build is English when it comes, and gets the words of
 // ui/languages here, before it is painted. What others wrote (titles, prompts) stays as it is: `OTHERS` and translate="no".
 (() => {
-  const OTHERS = "[translate=no], script, style, textarea, code, pre, .blend .title, .lora .title, .metadata dl, .no-picture, #recipe-json, [data-say], [data-prompt]";
+  const OTHERS = "[translate=no], script, style, textarea, code, pre, .blend .title, .lora .title, .metadata dl, .no-picture, .words .chip, #recipe-json, [data-say], [data-prompt]";
   const ATTRIBUTES = ["placeholder", "title", "aria-label", "alt"];
   // Words that style sheets write, by the property they read them from.
   const STYLED = { "--word-perhaps": "Perhaps.", "--word-picked": "in the blend", "--word-drop": "Drop it: its recipe fills the form" };
@@ -30,41 +30,79 @@
   // Words ----------------------------------------------------------------------------------------------------------------
 
   const words = new Map(Object.entries(tables[base(language)]));
-  const HOLES = { "{}": "(.+?)", "{n}": "([-−]?[\\d.,]+)" };
-  const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-  const pattern = (text) => text.split(/(\{n?\})/).map((part) => HOLES[part] ?? escaped(part)).join("");
-  const forms = [...words]
-    .filter(([text]) => /\{n?\}/.test(text))
-    .sort(([one], [other]) => other.length - one.length)
-    .map(([text, word]) => [new RegExp(`^${pattern(text)}$`, "u"), word]);
+  const lowered = (text) => text.charAt(0).toLowerCase() + text.slice(1); // the name of a field may begin a sentence
+  const word = (text) => words.get(text) ?? words.get(lowered(text));
 
-  const own = (text) => words.get(text) ?? text;
-  const whole = (text) => {
-    if (words.has(text)) return words.get(text);
-    for (const [form, word] of forms) {
-      const found = form.exec(text);
-      let place = 0;
-      const held = (number) => found[number || (place += 1)];
-      if (found) return word.replace(/\{(\d?)\}/g, (_, number) => own(held(number)));
+  // Forms: texts with holes. What stands in “” is somebody's own. The holes of a sentence hold no end of another one, and
+  // the first, if it begins with one, no colon.
+  const ANY = "(.+?)", CLAUSE = "((?:(?![.:] [\\p{Lu}“]).)+?)", SUBJECT = "((?:(?![.:] ).)+?)", NUMBER = "([-−]?[\\d.,]+)";
+  const HOLE = /(“\{\}”|\{[np]?\})/;
+  const OWN = { "“{}”": `“${ANY}”`, "{n}": NUMBER };
+  const FILLS = { "“{}”": String, "{n}": String, "{}": (text) => word(text) ?? text, "{p}": (text) => told(text) };
+  const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  const begun = (text) => escaped(text).replace(/^\p{Ll}/u, (letter) => `[${letter}${letter.toUpperCase()}]`);
+  const formOf = ([text, said]) => {
+    const parts = text.split(HOLE); // holes stand at odd places
+    const rest = text.endsWith(".") ? CLAUSE : ANY;
+    const lead = text.endsWith(".") && !parts[0] ? SUBJECT : rest;
+    const hole = (part, place) => OWN[part] ?? (place === 1 ? lead : rest);
+    const literal = (part, place) => (place ? escaped(part) : begun(part));
+    const expression = parts.map((part, place) => (place % 2 ? hole : literal)(part, place)).join("");
+    const literals = parts.filter((_, place) => place % 2 === 0).map((part, place) => (place ? part : part.slice(1)));
+    return {
+      form: new RegExp(`^${expression}$`, "u"), holes: parts.filter((_, place) => place % 2), said,
+      length: literals.join("").length, longest: literals.reduce((one, other) => (other.length > one.length ? other : one)),
+    };
+  };
+  const forms = [...words].filter(([text]) => HOLE.test(text)).map(formOf).sort((one, other) => other.length - one.length);
+
+  /** By the first form that it has. Of the phrases in it one at least must be known, or they are somebody's own words. */
+  const formed = (text) => {
+    for (const { form, longest, holes, said } of forms) {
+      const found = text.includes(longest) && form.exec(text); // most forms are out at the first look
+      if (!found) continue;
+      const held = holes.map((hole, place) => FILLS[hole](found[place + 1]));
+      if (holes.includes("{p}") && holes.every((hole, place) => hole !== "{p}" || held[place] === null)) continue;
+      let next = 0;
+      return said.replace(/\{(\d?)\}/g, (_, number) => {
+        const place = number ? number - 1 : next++;
+        return held[place] ?? found[place + 1];
+      });
+    }
+    return null;
+  };
+  const whole = (text) => word(text) ?? formed(text);
+
+  const FACTS = [[" · ", " · "]];
+  const JOINTS = [[/(?<=[.:]) (?=[\p{Lu}“])/u, " "], ["; ", "; ", "；"], [", ", ", "]];
+  const open = (text) => text.split("“").length > text.split("”").length;
+  /** The parts between joints, but for those that stand in a quoted text. */
+  const split = (text, between, joint) => text.split(between).reduce((parts, part) => (
+    parts.length && open(parts.at(-1)) ? [...parts.slice(0, -1), parts.at(-1) + joint + part] : [...parts, part]
+  ), []);
+  const parted = (text, joints) => {
+    for (const [between, joint, ours = joint] of joints) {
+      const parts = split(text, between, joint);
+      const said = parts.map((part) => whole(part) ?? part);
+      if (said.every((part, place) => part === parts[place]) || parts.length < 2) continue;
+      return said.join(ours).replace(/(?<=[。：；]) /g, "");
     }
     return null;
   };
 
-  const JOINTS = [[" · ", " · "], [/(?<=[.:]) (?=\p{Lu})/u, " "], [", ", ", "]];
-  const parted = (text) => {
-    for (const [between, joint] of JOINTS) {
-      const parts = text.split(between);
-      const said = parts.map((part) => whole(part) ?? part);
-      if (parts.length > 1 && said.some((part, place) => part !== parts[place])) return said.join(joint).replace(/(?<=[。：；]) /g, "");
-    }
-    return null;
+  const MOST_KEPT = 2000; // texts, of which a page that is drawn anew has most again
+  const kept = new Map();
+  const told = (text) => {
+    if (kept.size > MOST_KEPT) kept.clear();
+    if (!kept.has(text)) kept.set(text, word(text) ?? parted(text, FACTS) ?? formed(text) ?? parted(text, JOINTS));
+    return kept.get(text);
   };
 
   const said = (text) => {
     const bare = text.trim();
     if (!bare) return text;
     const even = bare.replace(/\s+/g, " ");
-    const found = whole(even) ?? parted(even);
+    const found = told(even);
     return found === null ? text : text.replace(bare, () => found);
   };
   window.loom = { ...window.loom, words: said };

@@ -1,4 +1,4 @@
-"""The page's languages: written in English, in others by one table each in `languages`, put in by the browser."""
+"""The page's languages: written in English, in others by a folder of tables each, put in by the browser."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ _HERE = Path(__file__).parent
 
 @cache
 def languages() -> dict[str, dict[str, str]]:
-    """By code, such as “zh”: what the page says in English, and how that language says it."""
-    return {path.stem: tomllib.loads(path.read_text("utf-8")) for path in sorted((_HERE / "languages").glob("*.toml"))}
+    """By code, such as “zh”: what a visitor is told in English, and how that language says it."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted((_HERE / "languages").glob("*/*.toml")):
+        found.setdefault(path.parent.name, {}).update(tomllib.loads(path.read_text("utf-8")))
+    return found
 
 
 def i18n() -> gr.I18n:

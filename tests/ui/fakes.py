@@ -26,7 +26,7 @@ class FakeEngine:
     def availability(self, key: str) -> str | None:
         if BASE_MODELS[key].embedded:
             return None
-        return f"{BASE_MODELS[key].title} needs a GPU, and this machine has none."
+        return f"{BASE_MODELS[key].title} needs a GPU with about 8 GB, or 4 GB and more time; this machine has none."
 
     def run(self, job: Job, stop: StopFlag) -> Iterator[Message]:
         self.jobs.append(job)

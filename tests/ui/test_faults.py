@@ -41,6 +41,7 @@ def refused(said: dict[str, Any]) -> str:
             'data-field="start" data-ref="bundled:b"', "Start must be less than end, not 0.5 and 0.5.",
         ),
         (values(prompt="<lora:bundled:c:9>"), 'data-field="prompt"', "Weight of a LoRA tag must be"),
+        (values(prompt="<lora:no ref:1>"), 'data-field="prompt"', "A LoRA tag: “no ref” is not a LoRA ref"),
         (values(loras={"rows": [], "total_strength": 50}), 'data-field="total_strength"', "Total strength must be"),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 GRADIOS = (  # what Gradio has no Chinese for
     "number input for {}", "range slider for {}", "Reset to default value", "Download", "Fullscreen",
     "Exit fullscreen mode", "Thumbnail {n} of {n}", "detailed view of selected image", "More tabs",
-    "Gradio footer navigation",
+    "Gradio footer navigation", "Error", "Connection Lost",
+    "Connection to the server was lost. Attempting reconnection...", "Connection errored out.",
+    "This application is currently busy. Please try again.", "Error uploading file", "An error occurred",
+    "File size exceeded maximum allowed size of {n} bytes.",
 )  # fmt: skip
 CHINESE = {
     "#create-tab-button": "创作", "#compare-tab-button": "对比", "#history-tab-button": "历史", "#generate": "生成",
@@ -54,7 +58,8 @@ ENGLISH_LEFT = """() => {
 @cache
 def code() -> str:
     """What the page's words are written in, with strings whole that lines break."""
-    files = [*(ROOT / "ui").rglob("*.py"), *(ROOT / "ui").rglob("*.js"), *(ROOT / "core").rglob("*.py")]
+    packages = (("ui", "*.py"), ("ui", "*.js"), ("core", "*.py"), ("lora_catalog", "*.py"))
+    files = [path for package, ending in packages for path in (ROOT / package).rglob(ending)]
     text = "\n".join(path.read_text("utf-8") for path in [*files, ROOT / "ui/examples/examples.toml"])
     return re.sub(r"\s+", " ", re.sub(r'"\s*\n\s*f?"', "", text)).lower()
 
@@ -79,15 +84,22 @@ def test_every_text_of_a_table_stands_in_the_code(language: str) -> None:
     phrases = {
         (text, phrase.strip())
         for text in languages()[language].keys() - set(GRADIOS)
-        for phrase in re.split(r"\{n?\}|[^\w' -]", text)
+        for phrase in re.split(r"\{[np]?\}|[^\w' -]", text)
     }
     assert [text for text, phrase in phrases if phrase and not stands(phrase)] == []
 
 
 @pytest.mark.parametrize("language", languages())
+def test_no_text_stands_in_two_tables(language: str) -> None:
+    tables = (ROOT / "ui/languages" / language).glob("*.toml")
+    count = Counter(text for path in tables for text in tomllib.loads(path.read_text("utf-8")))
+    assert [text for text, times in count.items() if times > 1] == []
+
+
+@pytest.mark.parametrize("language", languages())
 def test_a_translation_fills_no_more_places_than_its_text_has(language: str) -> None:
     for text, words in languages()[language].items():
-        places = len(re.findall(r"\{n?\}", text))
+        places = len(re.findall(r"\{[np]?\}", text))
         assert len(re.findall(r"\{\}", words)) <= places, text
         assert all(int(place) <= places for place in re.findall(r"\{(\d)\}", words)), text
 
@@ -110,7 +122,7 @@ def test_a_chinese_browser_shows_every_tab_in_chinese_and_draws(
     page.locator("#blend .card", has_text="Neon").click()
     page.locator("#blend .card", has_text="Pixel").click()
     page.locator("#blend details.controls summary").first.click()
-    for fold in ("words", "over", "further", "save-blend"):
+    for fold in ("words", "over", "further", "save-blend", "about"):
         page.locator(f"#{fold} .fold").first.click()
     page.locator("#generate").click()
     expect(page.locator("#stage .said")).to_contain_text("每个 PNG 都带有自己的配方。")
