@@ -15,6 +15,7 @@ from core.studio import Studio
 from lora_catalog.sources.folder import LARGEST_FILE
 from ui.api import LATER, Endpoints
 from ui.compare import CompareTab
+from ui.compressed import CompressedPage
 from ui.create import CreateTab
 from ui.fair_queue import FairQueue
 from ui.health import Health
@@ -102,6 +103,7 @@ class Page(gr.Blocks):
                     NoProxy.here(),
                     LimitedBody.at(LARGEST_BODY, self._largest_upload),
                     UploadsStay.of(lambda: self.upload_file_set),
+                    CompressedPage.here(),
                 ],
                 "lifespan": lifespan,
                 "routes": [

@@ -93,6 +93,19 @@ def test_every_answer_says_what_a_browser_may_do_with_it(server: Served) -> None
         assert "https:" not in headers["content-security-policy"]
 
 
+def test_the_page_travels_compressed_and_what_gains_nothing_as_it_is(server: Served) -> None:
+    plain = httpx.get(server.url, headers={"accept-encoding": "identity"})
+    packed = httpx.get(server.url, headers={"accept-encoding": "gzip"})
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 3
+    assert packed.text[:2000] == plain.text[:2000]
+    called = httpx.post(f"{server.url}/gradio_api/call/models", json={"data": []}).json()
+    with httpx.stream("GET", f"{server.url}/gradio_api/call/models/{called['event_id']}") as told:
+        assert "content-encoding" not in told.headers
+        assert "pocket-sd3" in told.read().decode()
+
+
 def test_the_page_works_within_its_policy(server: Served, engine: FakeEngine, open_page: Visit) -> None:
     page = open_page(server.url)
     said: list[str] = []
