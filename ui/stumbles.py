@@ -15,7 +15,7 @@ _OURS = ("core.", "lora_catalog.", "ui.")
 # The middleware that Gradio's own frames stand within.
 _AROUND = (
     "ui.page", "ui.fair_queue", "ui.stumbles", "ui.hosts", "ui.limits", "ui.sessions", "ui.uploads", "ui.own_files",
-    "ui.mailboxes",
+    "ui.mailboxes", "ui.compressed",
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
