@@ -68,12 +68,14 @@ def free_port() -> int:
 def serve() -> Iterator[Serve]:
     """Serves the real page over HTTP, closed at the end.
 
-    `serve(engine, loras)` takes a folder of bundled LoRAs or a whole catalogue; words, model and journal may be chosen.
+    `serve(engine, loras)` takes a folder of bundled LoRAs or a whole catalogue; words, model, journal, tools and names
+    beside localhost may be chosen.
     """
     from core.records.journal import Journal
     from core.studio import Studio
     from lora_catalog.catalog import Catalog
     from lora_catalog.sources.bundled import BundledSource
+    from ui.hosts import Hosts
     from ui.page import build_page
     from ui.runs import Runs
     from ui.visitors import Visitors
@@ -88,10 +90,11 @@ def serve() -> Iterator[Serve]:
         model: str = "pocket-sd3",
         journal: Journal | None = None,
         mcp: bool = False,
+        names: frozenset[str] = frozenset(),
     ) -> Served:
         catalog = Catalog([BundledSource(loras)]) if isinstance(loras, Path) else loras
         studio = Studio(engine, catalog, model, journal, "picture" if journal else "none")
-        page = build_page(studio, words or PocketWords(), Runs(), Visitors())
+        page = build_page(studio, words or PocketWords(), Runs(), Visitors(), hosts=Hosts(names))
         port = free_port()
         page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, **page.launch_options(mcp))
         pages.append(page)

@@ -46,7 +46,7 @@ class Hosts:
     def known(self, host: str, shared: str | None = None) -> bool:
         """Whether a Host header, such as `localhost:7860`, is one of ours; `shared` is the share link, if there is
         one."""
-        name, _ = _parted(host)
+        name, _ = parted(host)
         return bool(name) and (name in AT_HOME or self._named(name, shared) or (self.in_numbers and _in_numbers(name)))
 
     def may_ask(self, origin: str, host: str, shared: str | None = None) -> bool:
@@ -56,7 +56,7 @@ class Hosts:
             return False
         if found["host"] == host.lower() or origin.lower() in self.embedding:
             return True
-        (name, port), (own, own_port) = _parted(found["host"]), _parted(host)
+        (name, port), (own, own_port) = parted(found["host"]), parted(host)
         if {name, own} <= AT_HOME:
             return port == own_port
         return bool(name) and name not in AT_HOME and "*" not in self.names and self._named(name, shared)
@@ -137,8 +137,8 @@ class OwnHosts:
         return sent
 
 
-def _parted(host: str) -> tuple[str, str]:
-    """Name and port; both empty for what is no host."""
+def parted(host: str) -> tuple[str, str]:
+    """Name and port of what a Host header says, in small letters; both empty for what is no host."""
     found = _HOST.fullmatch(host.lower())
     return (found["name"], found["port"] or "") if found else ("", "")
 

@@ -140,7 +140,7 @@ class Page(gr.Blocks):
     def _tools(self) -> Tools:
         from ui.tools import Tools  # mcp takes most of a second to import: not where nobody asks for it
 
-        return Tools(self, self._visitors.behind_proxy)
+        return Tools(self, self._visitors)
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **options: Any) -> Any:
         """Raises gr.Error only. The findings are Gradio's: too few inputs, or a file that was never uploaded."""

@@ -19,8 +19,10 @@ from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
 from starlette.requests import Request
 from starlette.routing import Mount
 
+from core.bugs import in_words
 from ui.own_files import path_of
 from ui.tool_words import FILE, REQUIRED, described
+from ui.visitors import Visitors
 
 PATH = "/gradio_api/mcp"
 API = "/gradio_api"
@@ -81,8 +83,8 @@ def endpoints_of(page: gr.Blocks) -> dict[str, _Endpoint]:
 class Tools:
     """An MCP server over a page's own HTTP API: what a tool does passes the page's bounds, queue and records."""
 
-    def __init__(self, page: gr.Blocks, behind_proxy: bool = False) -> None:
-        self._page, self._endpoints, self._behind_proxy = page, endpoints_of(page), behind_proxy
+    def __init__(self, page: gr.Blocks, visitors: Visitors) -> None:
+        self._page, self._endpoints, self._visitors = page, endpoints_of(page), visitors
         server: Server[Any, Any] = Server("LoRA Loom", instructions=_ABOUT)
         server.list_tools()(self._listed)  # type: ignore[no-untyped-call]
         server.call_tool(validate_input=False)(self._called)  # one schema judges: the endpoints' own
@@ -109,6 +111,15 @@ class Tools:
         return [endpoint.tool() for endpoint in self._endpoints.values()]
 
     async def _called(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
+        """Raises WrongCall only: of whatever is raised here the caller gets the text."""
+        try:
+            return await self._answer(name, arguments)
+        except WrongCall:
+            raise
+        except Exception as error:
+            raise WrongCall(str(in_words(error))) from error
+
+    async def _answer(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
         endpoint = self._endpoints.get(name)
         if endpoint is None:
             raise WrongCall(f"There is no such tool: the tools are {', '.join(self._endpoints)}.")
@@ -119,7 +130,7 @@ class Tools:
         assert isinstance(request, Request)
         async with httpx.AsyncClient(
             base_url=str(self._page.local_url).rstrip("/") + API,
-            headers=_passed_on(request, self._behind_proxy),
+            headers=_passed_on(request) | self._visitors.passed_on(request),
             timeout=PATIENCE,
         ) as client:
             given = {
@@ -179,13 +190,8 @@ async def _uploaded(client: httpx.AsyncClient, key: str, value: object) -> dict[
     return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
-def _passed_on(request: Request, behind_proxy: bool) -> dict[str, str]:
-    """Behind a proxy its last word on who asks stays the last: who speaks to us is the proxy, for every visitor."""
-    headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-    here = request.client.host if request.client else ""
-    before = ", ".join(request.headers.getlist("x-forwarded-for"))
-    chain = [before] if before and behind_proxy else [before, here]
-    return headers | {"x-forwarded-for": ", ".join(part for part in chain if part)}
+def _passed_on(request: Request) -> dict[str, str]:
+    return {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
 
 
 def _refusal(response: httpx.Response) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import gradio as gr
 
 from core.errors import BadRequest
 from lora_catalog.visitor import Visitor
+from ui.hosts import AT_HOME, parted
 from ui.sign_in import signed_in_token
 
 LONGEST_ID = 200  # letters
@@ -19,6 +21,7 @@ _ID = re.compile(rf"[!-~]{{1,{LONGEST_ID}}}")
 _WITHIN = tuple(map(ipaddress.ip_network, (
     "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "::1/128", "fc00::/7",
 )))  # fmt: skip
+_ASKED_BY = "x-loom-asked-by"
 _BEARER = "Bearer "
 _TOKEN = re.compile(r"[!-~]{1,200}")  # what may stand in a header
 
@@ -29,6 +32,7 @@ class Visitors:
 
     lent_token: str | None = field(default=None, repr=False)
     behind_proxy: bool = False  # as on a Space: whoever asks is the last from outside of those that the proxy names
+    _key: str = field(default_factory=secrets.token_hex, repr=False)  # by which this server knows its own calls
 
     def of(self, request: gr.Request, own_id: object = None, own_token: object = None) -> Visitor:
         """The visitor of that id, or of this session where none is given. Raises BadRequest for an odd id.
@@ -53,10 +57,29 @@ class Visitors:
 
     def network_of(self, request: Any) -> str:
         """Of a request as Gradio or as the web server has it; empty for this machine itself."""
-        said = request.headers.get("x-forwarded-for", "") if self.behind_proxy else ""
+        key, _, asks = request.headers.get(_ASKED_BY, "").partition(";")
+        if secrets.compare_digest(key.encode(), self._key.encode()):
+            return str(asks)
+        peer = request.client.host if request.client else ""
+        said = request.headers.get("x-forwarded-for", "") if self.behind_proxy or _tunnelled(request) else ""
         chain = [hop.strip() for hop in said.split(",") if hop.strip()]
         asks = next((hop for hop in reversed(chain) if not _within(hop)), chain[-1] if chain else "")
-        return network(asks or (request.client.host if request.client else ""))
+        return network(asks or peer)
+
+    def passed_on(self, request: Any) -> dict[str, str]:
+        """Headers with which this server calls itself for whoever sent the request."""
+        return {_ASKED_BY: f"{self._key};{self.network_of(request)}"}
+
+
+def _tunnelled(request: Any) -> bool:
+    """Whether a share link or a proxy on this machine brought it: it comes from here, and asks for another name.
+
+    uvicorn has put the last of the chain in place of a peer that is this machine, with port 0; that may be a hop within
+    the tunnel, the same for all.
+    """
+    client = request.client
+    from_here = client is not None and (not network(client.host) or getattr(client, "port", None) == 0)
+    return from_here and parted(request.headers.get("host", ""))[0] not in {*AT_HOME, ""}
 
 
 def _within(hop: str) -> bool:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from starlette.requests import Request
 
 from tests.conftest import Served
 from tests.ui.conftest import Visit
@@ -263,6 +264,17 @@ def test_networks_are_told_apart_and_this_machine_is_none() -> None:
     assert Visitors().network_of(request) == "10.0.0.1"
     through: Any = gr.Request(headers={"x-forwarded-for": "192.0.2.9, 192.0.2.7, 10.20.0.3"}, client={"host": "::1"})
     assert Visitors(behind_proxy=True).network_of(through) == "192.0.2.7"
+    for host, peer, port, found in (
+        ("loom.gradio.live", "127.0.0.1", 5000, "192.0.2.7"),  # a share link's tunnel ends on this machine
+        ("loom.gradio.live", "10.20.0.3", 0, "192.0.2.7"),  # the same, as uvicorn reads its chain
+        ("loom.gradio.live", "198.51.100.4", 5000, "198.51.100.4"),  # who only says so
+        ("localhost:7860", "127.0.0.1", 5000, ""),
+    ):
+        asked = Request({
+            "type": "http", "client": (peer, port),
+            "headers": [(b"host", host.encode()), (b"x-forwarded-for", b"192.0.2.9, 192.0.2.7, 10.20.0.3")],
+        })  # fmt: skip
+        assert Visitors().network_of(asked) == found, host
     assert "10.0.0.1" not in repr(Visitors().of(request))
 
 

@@ -21,7 +21,6 @@ from starlette.requests import Request
 from tests.conftest import Serve, Served, beside_the_browser
 from tests.lora_catalog.conftest import SD3_ATTENTION, write_bundled
 from tests.ui.fakes import FakeEngine, bundled_loras
-from ui.tools import _passed_on
 from ui.visitors import Visitors
 
 CONTRACT = {"generate", "models", "search_loras", "inspect_lora", "inspect_blend", "read_recipe", "history"}
@@ -45,7 +44,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(serve: Serve, shop: Path) -> Served:
-    return serve(FakeEngine(), shop, mcp=True)
+    return serve(FakeEngine(), shop, mcp=True, names=frozenset({"loom.example.org"}))
 
 
 Ask = Callable[[Callable[[ClientSession], Coroutine[Any, Any, Any]]], Any]
@@ -202,15 +201,45 @@ def test_without_the_flag_there_are_no_tools(server: Served) -> None:
     assert httpx.post(f"{server.url}/gradio_api/mcp/", json={}).status_code in (404, 405)
 
 
-@pytest.mark.parametrize(
-    ("behind_proxy", "passed_on"), [(True, "203.0.113.1, 192.0.2.7"), (False, "203.0.113.1, 192.0.2.7, 198.51.100.4")]
-)
-def test_behind_a_proxy_two_visitors_of_the_tools_are_two_and_not_the_proxy(behind_proxy: bool, passed_on: str) -> None:
-    headers = [(b"x-forwarded-for", b"203.0.113.1"), (b"x-forwarded-for", b"192.0.2.7")]
-    asked = Request({"type": "http", "headers": headers, "client": ("198.51.100.4", 5000)})
-    sent = _passed_on(asked, behind_proxy)
-    assert sent["x-forwarded-for"] == passed_on
-    inner: Any = Request({"type": "http", "headers": [(b"x-forwarded-for", passed_on.encode())], "client": ("::1", 1)})
-    assert Visitors(behind_proxy=True).network_of(inner) == passed_on.rpartition(" ")[2]
-    unnamed = Request({"type": "http", "headers": [], "client": ("198.51.100.4", 5000)})
-    assert _passed_on(unnamed, behind_proxy)["x-forwarded-for"] == "198.51.100.4"
+def test_who_asks_by_a_tool_is_who_asked_the_tool_and_nobody_can_say_so_of_others() -> None:
+    visitors = Visitors(behind_proxy=True)
+    headers = [(b"x-forwarded-for", b"203.0.113.1, 192.0.2.7")]
+    asked = Request({"type": "http", "headers": headers, "client": ("10.0.0.1", 5000)})
+    told = [(name.encode(), value.encode()) for name, value in visitors.passed_on(asked).items()]
+    inner = Request({"type": "http", "headers": told, "client": ("127.0.0.1", 1)})
+    assert visitors.network_of(inner) == visitors.network_of(asked) == "192.0.2.7"
+    stranger = Request({"type": "http", "headers": told, "client": ("198.51.100.4", 1)})
+    assert Visitors().network_of(stranger) == "198.51.100.4"  # another server's key
+    for forged in (b"", b";192.0.2.7", b"\xff\xfe;192.0.2.7"):
+        asks = Request({"type": "http", "headers": [(told[0][0], forged)], "client": ("198.51.100.4", 1)})
+        assert visitors.network_of(asks) == "198.51.100.4"
+    assert visitors._key not in repr(visitors)
+
+
+def test_calls_by_tools_count_for_the_network_they_come_from(served: Served) -> None:
+    """As through a share link: the tunnel ends on this machine, and names who asks."""
+    body = {
+        "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+        "params": {"name": "search_loras", "arguments": {"query": "pixel"}},
+    }  # fmt: skip
+    networks: list[str] = []
+    with pytest.MonkeyPatch.context() as patched:
+        network_of = Visitors.network_of
+
+        def noted(visitors: Visitors, request: Any) -> str:
+            networks.append(network_of(visitors, request))
+            return networks[-1]
+
+        patched.setattr(Visitors, "network_of", noted)
+        for host in ("192.0.2.7", "192.0.2.8"):
+            sent = {"accept": "application/json, text/event-stream", "x-forwarded-for": f"{host}, 10.0.0.9"}
+            sent["host"] = "loom.example.org"
+            assert "cards" in httpx.post(f"{served.url}/gradio_api/mcp/", json=body, headers=sent).text
+    assert set(networks) == {"192.0.2.7", "192.0.2.8"}
+
+
+def test_a_bug_of_ours_is_a_number_to_who_calls_a_tool(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Visitors, "passed_on", lambda *_: {"x-secret": "a secret that no header takes\n"})
+    sentence = refusal(ask, "models")
+    assert sentence.startswith("Something broke on our side")
+    assert "secret" not in sentence
