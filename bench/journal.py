@@ -125,7 +125,7 @@ def judge(path: Path, kills: int, acknowledged: Sequence[Sequence[tuple[int, str
     lost = sum(hashes.get(seed) != digest for seed, digest in pictures)
     aside = len(list(path.parent.glob("*.torn-*")))
     print(f"\n{kills} kills -9, {len(acknowledged)} answers of {len(pictures)} pictures, {found.total()} recorded:")
-    print(f"{lost} lost, {found.total() - len(found)} twice, {torn} torn; {aside} journals set aside as damaged")
+    print(f"{lost} lost, {found.total() - len(found)} twice, {torn} torn; {aside} journals put aside as damaged")
 
 
 def whole(record: Record) -> bool:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from lora_catalog.errors import NoRoom
+from lora_catalog.sqlite_file import TRIES, Foreign, Result, SqliteFile, Torn, Work, primary_code
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 5.0  # seconds that a writer waits for those of other processes
-_KEPT_OPEN = 4  # connections
-_TRIES = 3  # to use the file, where it has to be put aside
+_PATIENCE = 5.0  # seconds
 
 _OURS = 0x4C6F7261  # the application id in the file: "Lora"
 _SETTINGS = (
@@ -25,7 +21,6 @@ _SETTINGS = (
     "PRAGMA secure_delete = OFF",
 )
 
-_TORN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _REFUSED = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_BUSY: "another program holds its file",
@@ -34,109 +29,45 @@ _REFUSED = {
     sqlite3.SQLITE_IOERR: "its file cannot be read or written",
 }
 
-_Result = TypeVar("_Result")
-_Work = Callable[[sqlite3.Connection], _Result]
-_Identity = tuple[int, int]  # device and inode: tells files apart that stand at one path one after the other
 
-
-class CacheFile:
+class CacheFile(SqliteFile):
     """Lends a connection to each piece of work, in a transaction; opens, makes and replaces the file as needed.
 
-    The file and its folder are made at the first work. It holds `tables` (SQL that makes them) of `version` (31 bits);
-    of one that holds another version `dropped` tables are made anew, the others stay. A torn or foreign file is put
-    aside, as *.torn. `name` is how messages call it.
+    It holds `tables` (SQL that makes them) of `version` (31 bits); of one that holds another version `dropped` tables
+    are made anew, the others stay. A torn or foreign file is put aside, as *.torn. `name` is how messages call it.
     """
 
     def __init__(self, path: Path, name: str, version: int, tables: Sequence[str], dropped: Sequence[str]) -> None:
-        self._path, self._name = path, name
-        self._version, self._tables, self._dropped = version, tables, dropped
-        self._idle: list[_Connection] = []
-        self._most_idle = _KEPT_OPEN
-        self._lock = threading.Lock()  # guards these two
-        self._turn = threading.Lock()  # of this process' writers: SQLite, which polls, has to keep apart processes only
+        super().__init__(path, _PATIENCE)
+        self._name, self._version, self._tables, self._dropped = name, version, tables, dropped
 
-    def read(self, work: _Work[_Result]) -> _Result:
+    def read(self, work: Work[Result]) -> Result:
         """What `work` returns; all that it reads was true at one time, and it waits for no writer. Raises NoRoom."""
         return self._do("BEGIN", work)
 
-    def write(self, work: _Work[_Result]) -> _Result:
+    def write(self, work: Work[Result]) -> Result:
         """What `work` returns; all that it wrote stays, or nothing. Raises NoRoom where the disk refuses."""
         with self._turn:
             return self._do("BEGIN IMMEDIATE", work)
 
-    def close(self) -> None:
-        """Closes the file. Work that comes later opens it for its own time only."""
-        with self._lock:
-            self._most_idle = 0
-        self._close_idle()
-
-    def _do(self, begin: str, work: _Work[_Result]) -> _Result:
-        for _ in range(_TRIES):
+    def _do(self, begin: str, work: Work[Result]) -> Result:
+        for _ in range(TRIES):
             try:
-                return self._once(begin, work)
-            except _Torn as torn:
-                self._put_aside(torn.identity)
+                return self._once(begin, "COMMIT", work)
+            except Torn as torn:
+                aside = f"{self._path.name}.torn"
+                if self._put_aside(torn.identity, aside):
+                    log.warning("%s is damaged, or not one: it is put aside as %s and begun anew", self._name, aside)
             except sqlite3.Error as error:
-                if _code(error) not in _REFUSED:
+                if primary_code(error) not in _REFUSED:
                     raise
-                raise NoRoom(self._name, _REFUSED[_code(error)]) from error
-        raise NoRoom(self._name, "its file is damaged again and again")
+                raise self._refusal(_REFUSED[primary_code(error)]) from error
+        raise self._refusal("its file is damaged again and again")
 
-    def _once(self, begin: str, work: _Work[_Result]) -> _Result:
-        connection = self._borrow()
-        try:
-            if not connection.ready:
-                self._prepare(connection)
-                connection.ready = True
-            connection.execute(begin)
-            result = work(connection)
-            connection.execute("COMMIT")
-        except BaseException as error:
-            connection.close()  # rolls back
-            if isinstance(error, sqlite3.Error) and _code(error) in _TORN:
-                raise _Torn(connection.identity) from error
-            raise
-        self._give_back(connection)
-        return result
-
-    def _borrow(self) -> _Connection:
-        with self._lock:
-            while self._idle:
-                connection = self._idle.pop()
-                if connection.identity == self._identity():
-                    return connection
-                connection.close()  # another process put its file aside, or somebody deleted it
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NoRoom(self._name, "its folder cannot be made") from error
-        connection = sqlite3.connect(
-            self._path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False, factory=_Connection
-        )
-        connection.identity = self._identity()
-        return connection
-
-    def _give_back(self, connection: _Connection) -> None:
-        with self._lock:
-            if len(self._idle) < self._most_idle:
-                self._idle.append(connection)
-                return
-        connection.close()
-
-    def _close_idle(self) -> None:
-        with self._lock:
-            while self._idle:
-                self._idle.pop().close()
-
-    def _identity(self) -> _Identity | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
+    def _refusal(self, why: str) -> NoRoom:
+        return NoRoom(self._name, why)
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        """Makes the tables, unless they are there. Raises sqlite3.Error."""
         db.text_factory = _lenient
         for setting in _SETTINGS:
             db.execute(setting)
@@ -144,7 +75,7 @@ class CacheFile:
             db.execute("BEGIN IMMEDIATE")
             owner, version = _signs(db)  # again: now nobody else can be making them
             if owner != _OURS and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise _Foreign
+                raise Foreign
             if (owner, version) != (_OURS, self._version):
                 for table in self._dropped:
                     db.execute(f"DROP TABLE IF EXISTS {table}")
@@ -154,45 +85,6 @@ class CacheFile:
                 db.execute(f"PRAGMA user_version = {self._version}")
             db.execute("COMMIT")
         db.execute("PRAGMA journal_mode = WAL")
-
-    def _put_aside(self, identity: _Identity | None) -> None:
-        """Moves the file away, unless somebody else did; SQLite's own files first, lest a new file finds them."""
-        self._close_idle()
-        with self._lock:
-            if identity != self._identity():
-                return
-            aside = f"{self._path.name}.torn"
-            log.warning("%s is damaged, or not one: it is put aside as %s and begun anew", self._name, aside)
-            try:
-                for suffix in ("-wal", "-shm", ""):
-                    with suppress(FileNotFoundError):
-                        self._path.with_name(self._path.name + suffix).replace(self._path.with_name(aside + suffix))
-            except OSError as error:
-                raise NoRoom(self._name, "its file is damaged and cannot be put aside") from error
-
-
-class _Connection(sqlite3.Connection):
-    identity: _Identity | None  # of its file
-    ready = False  # for work
-
-
-class _Foreign(sqlite3.DatabaseError):
-    """A database, but none of ours."""
-
-    sqlite_errorcode = sqlite3.SQLITE_NOTADB
-
-
-class _Torn(Exception):
-    """The file of this identity is not one to work with."""
-
-    def __init__(self, identity: _Identity | None) -> None:
-        super().__init__(identity)
-        self.identity = identity
-
-
-def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; 0 for errors that are not SQLite's."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _lenient(text: bytes) -> str:

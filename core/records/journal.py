@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from core.errors import BadRequest, JournalRefused, NotRecorded
 from core.records import words
-from core.records.journal_file import JournalFile, Work
+from core.records.journal_file import JournalFile
 from core.records.room import forget, make_room
 from core.records.schema import MIGRATIONS, Counts, HistoryPage, Migration, Record
+from lora_catalog.sqlite_file import Work
 
 LARGEST = 20 * 10**9  # bytes
 _COLUMNS = "r.id, r.created_at, r.visitor, r.prompt, r.model, r.loras, r.recipe, r.starred, r.image_bytes"
@@ -30,7 +31,7 @@ def _now() -> datetime:
 class Journal:
     """Safe to call from several threads; several processes may use one file. `largest` bounds the file, in bytes.
 
-    The file and its folder are made at the first call. A torn file is set aside and a new one begun; one of a newer
+    The file and its folder are made at the first call. A torn file is put aside and a new one begun; one of a newer
     version is left alone. Any call may raise JournalRefused. A visitor without an id has no records. What is kept
     while `for_dataset` is false never goes to a dataset: nobody had been told of one.
     """

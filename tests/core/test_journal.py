@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.errors import BadRequest, JournalRefused, NotRecorded
-from core.records import journal_file, words
+from core.records import words
 from core.records.journal import Journal, NoJournal
 from core.records.schema import Counts, Record
+from lora_catalog import sqlite_file
 
 NOON = datetime(2026, 5, 4, 12, 30, 15, 250, UTC)
 
@@ -263,7 +264,7 @@ def test_a_record_deleted_while_its_shard_was_written_is_noted_as_soon_as_that_i
     assert journal.erasures() == [("s1", (one.id,))]
 
 
-class Careless(journal_file._Connection):
+class Careless(sqlite_file._Connection):
     """As SQLite is where whoever built it did not choose otherwise."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -274,7 +275,7 @@ class Careless(journal_file._Connection):
 def test_what_is_deleted_stands_in_no_file_from_then_on(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_file, "_Connection", Careless)
+    monkeypatch.setattr(sqlite_file, "_Connection", Careless)
     for padding in (0, 30):  # in pages of its own, and among other records
         kept(journal, *(record("speakable") for _ in range(padding)))
         (one,) = kept(journal, record("unspeakable", image=b"unspeakable" * 1000))

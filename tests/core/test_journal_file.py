@@ -1,4 +1,4 @@
-"""The journal's file: durable through kills, shared, migrated, set aside when torn, bounded, on full disks."""
+"""The journal's file: durable through kills, shared, migrated, put aside when torn, bounded, on full disks."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_a_torn_file_is_set_aside_whole_and_a_new_one_begun(
     again.close()
     (aside,) = tmp_path.glob("journal.sqlite.torn-*")
     assert aside.read_bytes() == torn
-    assert f"set aside as {aside.name}" in caplog.text
+    assert f"put aside as {aside.name}" in caplog.text
 
 
 def test_a_second_torn_file_does_not_replace_the_first(tmp_path: Path) -> None:
