@@ -103,7 +103,8 @@ def test_the_diffusers_script_pins_files_and_says_what_it_cannot_do() -> None:
 
 
 def test_a_lora_of_a_source_of_ones_own_is_a_file_beside_the_diffusers_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(reference._RULES, "shelf", lambda ref: "")
+    rules: dict[Any, Any] = {**reference._RULES, "shelf": lambda ref: ""}
+    monkeypatch.setattr(reference, "_RULES", rules)
     script = as_diffusers(recipe("sdxl", loras=(lora("shelf:lamp"),)))
     assert 'load_lora_weights(".", weight_name="lamp.safetensors", adapter_name="lora_0")' in script
     assert "# shelf:lamp is a file of your own: lay it into the folder where this script runs." in script

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -33,7 +34,8 @@ def test_what_a_ref_prints_parses_back_to_it(ref: LoraRef) -> None:
 def test_a_source_of_ones_own_is_written_behind_its_name_once_it_has_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadRef):
         LoraRef.parse("shelf:lamp")
-    monkeypatch.setitem(reference._RULES, "shelf", lambda ref: "" if ref.name.islower() else "names are small")
+    rules: dict[Any, Any] = {**reference._RULES, "shelf": lambda ref: "" if ref.name.islower() else "names are small"}
+    monkeypatch.setattr(reference, "_RULES", rules)
     assert str(LoraRef.parse("shelf:lamp")) == "shelf:lamp"
     with pytest.raises(BadRef, match="names are small"):
         LoraRef.parse("shelf:Lamp")
