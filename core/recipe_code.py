@@ -181,10 +181,9 @@ def _file(ref: LoraRef) -> str:
     """Arguments of load_lora_weights."""
     places: dict[str, tuple[str, str | None]] = {
         "bundled": (f"models/pocket/loras/{ref.name}", f"{ref.name}.safetensors"),
-        "local": (".", ref.name),
         "hub": (ref.name, ref.file),
     }
-    folder, file = places[ref.source]
+    folder, file = places.get(ref.source, (".", f"{ref.name.removesuffix('.safetensors')}.safetensors"))
     said = [_literal(folder)]
     if file is not None:
         said.append(f"weight_name={_literal(file)}")
@@ -249,7 +248,7 @@ def _reserves(recipe: Recipe) -> Iterator[str]:
         name = _one_line(lora.ref)
         if lora.muted:
             continue
-        if lora.ref.startswith("local:"):
+        if LoraRef.parse(lora.ref).source not in ("bundled", "hub"):
             yield f"# {name} is a file of your own: lay it into the folder where this script runs."
         if lora.blocks:
             yield f"# {name} has weights by block, which this script leaves out: {_one_line(_literal(lora.blocks))}."

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lora_catalog.plain import Line, Title
+from lora_catalog.reference import SourceName
 
 Family = Literal[
     "sd3-medium",
@@ -22,7 +23,7 @@ Family = Literal[
     "pocket-sdxl",
 ]
 
-CardSource = Literal["bundled", "curated", "hub", "local"]  # a curated card's ref is one of the Hub
+CardSource = Literal[SourceName, "curated"]  # a curated card's ref is one of the Hub
 
 LoraWeight = Annotated[float, Field(ge=-5, le=5, allow_inf_nan=False)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote
@@ -71,9 +72,9 @@ class LoraRef:
         if "://" in text:
             raise BadRef(text, f"only addresses that begin with {endpoint.rstrip('/')}/ are read")
         before, colon, after = text.partition(":")
-        match before:
-            case "bundled" | "local":
-                return cls(before, after)
+        for source in _RULES:
+            if source == before != "hub":  # all but the Hub's are written behind their source's name
+                return cls(source, after)
         repo, at, revision = before.partition("@")
         return cls("hub", repo, revision if at else None, after if colon else None)
 
@@ -146,4 +147,9 @@ def _fault_of_file(path: str) -> str:
     return ""
 
 
-_RULES = {"bundled": _fault_of_bundled, "local": _fault_of_local, "hub": _fault_of_hub}
+# What is wrong with a ref of each source, as a clause; nothing if it is well formed.
+_RULES: dict[SourceName, Callable[[LoraRef], str]] = {
+    "bundled": _fault_of_bundled,
+    "local": _fault_of_local,
+    "hub": _fault_of_hub,
+}

@@ -141,7 +141,7 @@ const cardNode = (card) => {
   picking.append(picture(card), make("span", "title", card.title));
   picking.addEventListener("click", () => pick(card));
   const badges = make("p", "badges");
-  badges.append(make("span", "badge", familyTitle(card.family)), make("span", "badge", SOURCES[card.source]));
+  badges.append(make("span", "badge", familyTitle(card.family)), make("span", "badge", SOURCES[card.source] ?? card.source));
   badges.append(...marksOf(card).map((mark) => make("span", "badge mark", mark)));
   const said = make("p", "said");
   said.setAttribute("role", "status");

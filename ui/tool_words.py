@@ -97,7 +97,9 @@ _BOUNDS: Mapping[str, str] = {
 
 def described(tool: str, name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     """An input's schema with its meaning, range and default. Raises KeyError for one that nobody has described."""
-    words = _WORDS.get(f"{tool}.{name}") or _WORDS[name]
+    words = _WORDS.get(f"{tool}.{name}") or _WORDS.get(name)
+    if words is None:
+        raise KeyError(f"{tool} takes {name}, which nobody has described: give it a line in ui/tool_words.py")
     judge = next(model for judged, model in _JUDGES if judged in (tool, ""))
     bounds = _bounds(judge.model_json_schema().get("properties", {}).get(name, {}))
     if name == "loras":

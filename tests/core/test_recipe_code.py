@@ -24,6 +24,7 @@ from core.recipe import Recipe, RecipeInit, read_recipe
 from core.recipe_code import as_diffusers, as_python
 from core.recipe_here import embedded_revision
 from core.studio import Generated, Studio
+from lora_catalog import reference
 from lora_catalog.catalog import Catalog
 from lora_catalog.sources.bundled import BundledSource
 from lora_catalog.visitor import ANYONE
@@ -99,6 +100,14 @@ def test_the_diffusers_script_pins_files_and_says_what_it_cannot_do() -> None:
     assert any("by block" in line for line in comments)
     assert any("0 to 0.5 of the steps" in line for line in comments)
     assert any("lay it into the folder" in line for line in comments)
+
+
+def test_a_lora_of_a_source_of_ones_own_is_a_file_beside_the_diffusers_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules: dict[Any, Any] = {**reference._RULES, "shelf": lambda ref: ""}
+    monkeypatch.setattr(reference, "_RULES", rules)
+    script = as_diffusers(recipe("sdxl", loras=(lora("shelf:lamp"),)))
+    assert 'load_lora_weights(".", weight_name="lamp.safetensors", adapter_name="lora_0")' in script
+    assert "# shelf:lamp is a file of your own: lay it into the folder where this script runs." in script
 
 
 @pytest.mark.parametrize("model", sorted(BASE_MODELS))

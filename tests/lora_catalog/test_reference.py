@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from lora_catalog import reference
 from lora_catalog.errors import BadRef
 from lora_catalog.reference import MAX_LETTERS, LoraRef
 
@@ -27,6 +29,16 @@ REFS = st.one_of(
 @given(REFS)
 def test_what_a_ref_prints_parses_back_to_it(ref: LoraRef) -> None:
     assert LoraRef.parse(str(ref)) == ref
+
+
+def test_a_source_of_ones_own_is_written_behind_its_name_once_it_has_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadRef):
+        LoraRef.parse("shelf:lamp")
+    rules: dict[Any, Any] = {**reference._RULES, "shelf": lambda ref: "" if ref.name.islower() else "names are small"}
+    monkeypatch.setattr(reference, "_RULES", rules)
+    assert str(LoraRef.parse("shelf:lamp")) == "shelf:lamp"
+    with pytest.raises(BadRef, match="names are small"):
+        LoraRef.parse("shelf:Lamp")
 
 
 @given(st.text(max_size=100) | st.text(st.sampled_from("ab/:@.\\ \x00%~-"), max_size=30))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from tests.conftest import Served
 from tests.ui.fakes import FakeEngine
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 INPUTS = (
     "prompt", "negative_prompt", "model", "loras", "steps", "guidance", "width", "height", "seed", "images", "sampler",
     "total_strength", "allow_partial", "image", "mask", "strength", "consent", "visitor", "recipe", "upscale",
@@ -215,3 +217,5 @@ def test_strangers_see_the_endpoints_and_no_event_of_the_page(client: Client) ->
         "/compare_loras", "/compare_grid",
     }  # fmt: skip
     assert shown["unnamed_endpoints"] == {}
+    told = README.read_text(encoding="utf-8").split("## From a program", 1)[1].split("```", 1)[0]
+    assert set(re.findall(r"`(/\w+)`", told)) == set(shown["named_endpoints"]), "README.md lists the endpoints"

@@ -146,6 +146,18 @@ def test_a_link_opens_with_the_form_filled_and_draws_the_same_pixels_only_on_a_c
     assert colour(downloaded(other, "#gallery button[aria-label=Download]", tmp_path).read_bytes()) == colour(first)
 
 
+def test_what_is_said_of_a_recipe_stands_below_the_links_over_the_prompt(visit: Visit, server: Served) -> None:
+    link = drawn_with_pixel(visit())
+    page = visit(folded=True)
+    page.goto(f"{server.url}/{link}")
+    said = page.locator("#opened p")
+    expect(said).to_contain_text("The form is filled from the recipe")
+    link_box, said_box = page.get_by_role("button", name="Open a recipe").bounding_box(), said.bounding_box()
+    assert link_box is not None
+    assert said_box is not None
+    assert link_box["y"] + link_box["height"] <= said_box["y"]
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
 def test_a_saved_picture_dropped_on_the_page_restores_everything(visit: Visit, tmp_path: Path, ending: str) -> None:
     page = visit()

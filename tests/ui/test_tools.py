@@ -21,6 +21,7 @@ from starlette.requests import Request
 from tests.conftest import Serve, Served, beside_the_browser
 from tests.lora_catalog.conftest import SD3_ATTENTION, write_bundled
 from tests.ui.fakes import FakeEngine, bundled_loras
+from ui.tool_words import described
 from ui.visitors import Visitors
 
 CONTRACT = {"generate", "models", "search_loras", "inspect_lora", "inspect_blend", "read_recipe", "history"}
@@ -122,6 +123,14 @@ def test_each_input_of_each_tool_says_its_type_and_meaning_and_only_few_are_requ
         "inspect_lora": ["ref"], "inspect_blend": ["loras"],
     }  # fmt: skip
     assert tools["delete_records"].annotations.destructiveHint
+    reading = {name for name, tool in tools.items() if tool.annotations.readOnlyHint}
+    assert reading >= {"models", "history"}
+    assert not reading & {"generate", "star_record"}
+
+
+def test_an_input_that_nobody_has_described_is_named_with_the_place_for_its_words() -> None:
+    with pytest.raises(KeyError, match=r"count_words takes sentence, .* give it a line in ui/tool_words\.py"):
+        described("count_words", "sentence", {"type": "string"})
 
 
 def test_a_picture_is_drawn_comes_as_an_address_and_its_recipe_is_read_again(ask: Ask, served: Served) -> None:
