@@ -8,6 +8,7 @@ word, so that two jobs at once are seen whatever the rest of the app says.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import sys
 import threading
@@ -90,10 +91,14 @@ class StubEasel:
 
 def main(arguments: list[str]) -> int:
     """The exit code of app.py."""
-    easel = StubEasel(float(arguments[0]), Path(arguments[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", type=float, help="that a picture takes")
+    parser.add_argument("log", type=Path, help="where it notes who draws")
+    asked, flags = parser.parse_known_args(arguments)
+    easel = StubEasel(asked.seconds, asked.log)
     engine: Any = LocalEngine
     engine._easel_for = lambda *_, **__: easel
-    return app.main(arguments[2:])
+    return app.main(flags)
 
 
 if __name__ == "__main__":
