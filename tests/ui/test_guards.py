@@ -137,6 +137,13 @@ def test_a_body_that_nothing_can_come_of_is_refused_in_words(server: Served, bod
         assert not any(leak in answer.text for leak in LEAKS)
 
 
+@pytest.mark.parametrize("path", ["queue/join", "run/predict", "component_server"])
+def test_a_session_of_a_long_name_is_none_that_is_kept(server: Served, path: str) -> None:
+    called = {"data": [], "fn_index": 0, "session_hash": "x" * 100_000, "component_id": 1, "fn_name": "x"}
+    answer = posted(server, f"/gradio_api/{path}", json=called)
+    assert (answer.status_code, "session_hash must have at most 200 letters" in answer.text) == (400, True)
+
+
 def test_a_body_without_a_length_is_counted_as_it_comes(server: Served) -> None:
     """Over a bare socket: a client library goes on sending before it reads what it is told."""
     host, port = server.url.removeprefix("http://").split(":")
