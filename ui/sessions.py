@@ -51,7 +51,8 @@ class LeanStates(StateHolder):
         self.set_blocks(blocks)
 
     def __getitem__(self, session_id: str) -> SessionState:
-        if len(session_id) > LONGEST_NAME or "<" in session_id:  # Gradio's own mark in names of tasks: /cancel would fail
+        # Gradio parts the names of its tasks at “<gradio-sep>”: with one more in them, nobody's /cancel is answered
+        if len(session_id) > LONGEST_NAME or "<" in session_id:
             raise HTTPException(400, f"session_hash must have at most {LONGEST_NAME} letters, and no “<”.")
         if session_id not in self.session_data:
             self.session_data[session_id] = LeanState(self.blocks)

@@ -145,6 +145,13 @@ def test_a_session_of_an_odd_name_is_refused(server: Served, path: str, name: st
     assert (answer.status_code, "session_hash must have at most 200 letters" in answer.text) == (400, True)
 
 
+@pytest.mark.parametrize("path", ["upload", "upload_progress"])
+def test_an_upload_of_a_long_name_is_refused(server: Served, path: str) -> None:
+    where = f"{server.url}/gradio_api/{path}?upload_id={'x' * 300}"
+    answer = httpx.post(where, files={"files": b"x"}) if path == "upload" else httpx.get(where)
+    assert answer.status_code == 414
+
+
 def test_a_body_without_a_length_is_counted_as_it_comes(server: Served) -> None:
     """Over a bare socket: a client library goes on sending before it reads what it is told."""
     host, port = server.url.removeprefix("http://").split(":")
