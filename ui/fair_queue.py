@@ -22,6 +22,7 @@ from ui.visitors import Visitors
 MOST_AT_ONCE = 8  # calls of one function
 MOST_OF_ONE = 16  # that wait, of one session or one network
 MOST_WAITING = 64  # of one function, of all
+MOST_UNREAD = 200  # words to one session that nobody came for: each refused call leaves 4 KB of them
 MOST_AT_THE_DOOR = 256  # calls that draw and wait for a thread, in which they get their place or are refused at once
 # Seconds between two looks for work: Gradio's millisecond takes 6 % of a processor. It dozes while nobody calls.
 AWAKE, DOZING, AWAKE_FOR = 0.02, 0.1, 5.0
@@ -79,6 +80,9 @@ class FairQueue(Queue):
                 or bool(network and network == self._visitors.network_of(event.request))
                 for event in others
             )
+            unread = self.pending_messages_per_session.get(body.session_hash)
+            if unread is not None and unread.qsize() >= MOST_UNREAD:
+                return False, _FULL, "queue_full"
             if own >= MOST_OF_ONE or len(others) >= (MOST_AT_THE_DOOR if draws else MOST_WAITING):
                 return False, _FULL, "queue_full"
             if draws and fn.api_visibility == "public" and (refusal := self._refusal(fn, body, network)) is not None:

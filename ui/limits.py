@@ -12,7 +12,8 @@ from core.recipe import LONGEST_ADDRESS
 
 DEEPEST = 64  # lists and objects within each other; a page's own calls have about ten
 _BESIDE_FILES = 100_000  # bytes of an upload's body that are not the file
-_UPLOAD = "/upload"
+_UPLOAD, _UPLOADING = "/upload", "/upload_progress"
+_LONGEST_OF_UPLOADS = 200  # letters after the “?”: Gradio keeps the name of each upload that is asked for
 _TOO_LONG = (
     f"This address is too long: at most {LONGEST_ADDRESS} characters are read; open the page without it, and paste the "
     "link there under “Open a recipe”."
@@ -45,6 +46,8 @@ class LimitedBody:
             await answer(send, 414, _TOO_LONG, plain=True)
         elif _CLOSED.match(scope["path"]):
             await answer(send, 404, "This is not served here.")
+        elif _names_much(scope):
+            await answer(send, 414, f"After the “?” at most {_LONGEST_OF_UPLOADS} characters are read here.")
         elif scope["path"].rstrip("/").endswith(_UPLOAD):
             await self._upload(scope, receive, send)
         elif scope["method"] in ("GET", "HEAD", "OPTIONS"):
@@ -134,6 +137,11 @@ def _said_length(scope: Scope) -> int:
 
 def _target_length(scope: Scope) -> int:
     return len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+
+
+def _names_much(scope: Scope) -> bool:
+    of_upload = scope["path"].rstrip("/").endswith((_UPLOAD, _UPLOADING))
+    return of_upload and len(scope["query_string"]) > _LONGEST_OF_UPLOADS
 
 
 async def answer(send: Send, status: int, sentence: str, plain: bool = False) -> None:

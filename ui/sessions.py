@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 from copy import copy
 from typing import Any
 
+from fastapi import HTTPException
 from gradio.blocks import Blocks
 from gradio.routes import App
 from gradio.state_holder import SessionState, StateHolder
 
 MOST_SESSIONS = 4000  # the least recently used go; a page that comes back to none begins anew
+LONGEST_NAME = 200  # letters: Gradio's own have eleven, and whoever calls may send a megabyte that would be kept
 CLOSED_SECONDS = 3600  # that a closed tab's own values are kept
 
 
@@ -49,6 +51,9 @@ class LeanStates(StateHolder):
         self.set_blocks(blocks)
 
     def __getitem__(self, session_id: str) -> SessionState:
+        # Gradio parts the names of its tasks at “<gradio-sep>”: with one more in them, nobody's /cancel is answered
+        if len(session_id) > LONGEST_NAME or "<" in session_id:
+            raise HTTPException(400, f"session_hash must have at most {LONGEST_NAME} letters, and no “<”.")
         if session_id not in self.session_data:
             self.session_data[session_id] = LeanState(self.blocks)
         return super().__getitem__(session_id)

@@ -248,3 +248,15 @@ def test_nothing_moves_by_itself_for_those_who_ask_for_rest(visit: Visit, engine
     assert page.evaluate(f"{moving}.length") == 0
     page.keyboard.press("Escape")
     expect(page.locator("#stage .said")).to_contain_text("Cancelled")
+
+
+@pytest.mark.parametrize("width", [862, 1000, 1160, 1280])
+def test_a_small_window_of_two_columns_leaves_the_picture_room(server: Served, open_page: Visit, width: int) -> None:
+    page = open_page(server.url, width, 800)
+    picture = page.locator("#stage .loom").bounding_box()
+    assert picture is not None
+    assert picture["width"] > 0.35 * width
+    for example in page.locator(".blends .example").all():
+        card = example.bounding_box()
+        assert card is not None
+        assert card["width"] > 80

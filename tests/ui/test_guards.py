@@ -138,6 +138,21 @@ def test_a_body_that_nothing_can_come_of_is_refused_in_words(server: Served, bod
         assert not any(leak in answer.text for leak in LEAKS)
 
 
+@pytest.mark.parametrize("path", ["queue/join", "run/predict", "component_server"])
+@pytest.mark.parametrize("name", ["x" * 100_000, "a<gradio-sep>b"])  # kept for each; and nobody could cancel
+def test_a_session_of_an_odd_name_is_refused(server: Served, path: str, name: str) -> None:
+    called = {"data": [], "fn_index": 0, "session_hash": name, "component_id": 1, "fn_name": "x"}
+    answer = posted(server, f"/gradio_api/{path}", json=called)
+    assert (answer.status_code, "session_hash must have at most 200 letters" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize("path", ["upload", "upload_progress"])
+def test_an_upload_of_a_long_name_is_refused(server: Served, path: str) -> None:
+    where = f"{server.url}/gradio_api/{path}?upload_id={'x' * 300}"
+    answer = httpx.post(where, files={"files": b"x"}) if path == "upload" else httpx.get(where)
+    assert answer.status_code == 414
+
+
 def test_a_body_without_a_length_is_counted_as_it_comes(server: Served) -> None:
     """Over a bare socket: a client library goes on sending before it reads what it is told."""
     host, port = server.url.removeprefix("http://").split(":")

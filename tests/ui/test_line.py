@@ -22,6 +22,7 @@ from tests.conftest import Serve, Served
 from tests.ui.conftest import Visit
 from tests.ui.fakes import FakeEngine
 from tests.ui.test_api import INPUTS
+from ui.fair_queue import MOST_UNREAD
 
 PATIENCE = 30.0
 
@@ -124,6 +125,18 @@ def test_a_program_is_refused_before_anything_of_its_call_is_read(
     assert "visitor must be a text" in odd
     engine.free.set()
     assert all(job.result(PATIENCE) for job in own)
+
+
+def test_a_session_that_reads_nothing_takes_no_memory_without_end(held: Served, engine: HeldEngine) -> None:
+    data = [{"prompt": "x", "steps": 2, "visitor": "ann"}.get(field) for field in INPUTS]
+    functions = httpx.get(f"{held.url}/config", timeout=PATIENCE).json()["dependencies"]
+    place = next(function for function in functions if function["api_name"] == "generate")
+    called = {"data": data, "fn_index": place["id"], "session_hash": "deaf"}
+    with httpx.Client(base_url=held.url, timeout=PATIENCE) as http:
+        said = [http.post("/gradio_api/queue/join", json=called) for _ in range(MOST_UNREAD + 50)]
+    assert [answer.status_code for answer in said[:5]] == [200] * 5
+    assert said[-1].status_code == 503
+    assert "try again in a moment" in said[-1].text
 
 
 def test_many_who_come_at_once_all_get_a_place_or_are_told_why(held: Served, engine: HeldEngine) -> None:
