@@ -57,6 +57,13 @@ const keys = (write) => {
     return false;
   };
 
+  // Tab leaves a dropdown: Gradio would open its list again, which, where it scrolls, takes the focus and loses it.
+  window.addEventListener("keydown", (event) => {
+    if (event.key !== "Tab" || !event.target.matches?.("[role=combobox]")) return;
+    document.querySelectorAll(".option-list").forEach((list) => (list.tabIndex = -1));
+    event.stopPropagation();
+  }, true);
+
   document.addEventListener("keydown", (event) => {
     const control = event.ctrlKey || event.metaKey;
     const { key, target } = event;

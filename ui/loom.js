@@ -27,6 +27,19 @@
     keepAs(consentKey(), event.target.value);
   });
 
+  // Gradio loads the page anew once a lost connection is back; the run was given up then, or is in History.
+  const drawing = (now) => {
+    try {
+      const was = sessionStorage.getItem("loom-drawing");
+      sessionStorage[now ? "setItem" : "removeItem"]("loom-drawing", "yes");
+      return was !== null;
+    } catch {
+      return false; // nothing is remembered here
+    }
+  };
+  document.addEventListener("click", (event) => event.target.closest?.("#generate") && drawing(true));
+  if (drawing(false)) document.querySelector("#stage .said").textContent = inWords("The page was loaded anew while it drew: what was finished and kept is in History, and Generate draws it again.");
+
   let visitor = null;
   let token = "";
   const fault = faults();
@@ -61,6 +74,7 @@
     },
     /** A drawing has ended: its recipe's receipts stand in the rows, its error beside the field it is about. */
     drawn(recipe) {
+      drawing(false);
       if (recipe) window.loom.receipts?.(recipe); // draws the rows anew
       fault.show();
     },

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.exceptions import Error
-from gradio.routes import App
+from gradio.routes import App, file_upload_statuses
 
 from core.records.status import NoSync, Sync
 from core.studio import Studio
@@ -34,7 +34,7 @@ from ui.sessions import MOST_SESSIONS, lean
 from ui.sign_in import sign_in_button
 from ui.stumbles import Stumbles, told
 from ui.theme import css, js, theme
-from ui.uploads import UploadsStay
+from ui.uploads import UploadsStay, forgetful
 from ui.visitors import Visitors
 from ui.words import PocketWords
 
@@ -77,6 +77,7 @@ class Page(gr.Blocks):
         async def lifespan(app: App) -> AsyncIterator[None]:
             async with AsyncExitStack() as entered:
                 await entered.enter_async_context(lean(app))
+                forgetful(file_upload_statuses)
                 if tools:
                     await entered.enter_async_context(tools.running())
                 yield

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Container
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
+from gradio.route_utils import FileUploadProgress
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.limits import answer
 
+Value = TypeVar("Value")
+MOST_FOLLOWED = 1000  # uploads of which the newest bytes are told
 _FILE = "/file="
 _DEPRECATED = "/file/"  # Gradio's older form of the same
 _KEPT = "What was uploaded is not given out again: this server only reads it."
 _REFUSED = 403
 _NOT_SERVED = "There is no such file here for you: pictures are kept for a day, and files of the server never served."
+
+
+class Newest(OrderedDict[str, Value]):
+    """Lets the oldest go; `make` makes what is asked for and is not there."""
+
+    def __init__(self, make: Callable[[], Value] | None = None, most: int = MOST_FOLLOWED) -> None:
+        super().__init__()
+        self._make, self._most = make, most
+
+    def __missing__(self, key: str) -> Value:
+        if self._make is None:
+            raise KeyError(key)
+        self[key] = self._make()
+        return self[key]
+
+    def __setitem__(self, key: str, value: Value) -> None:
+        super().__setitem__(key, value)
+        while len(self) > self._most:
+            self.popitem(last=False)
+
+
+def forgetful(progress: FileUploadProgress) -> None:
+    """Gradio keeps the name of each upload for ever, of those too that were only asked after."""
+    progress._statuses = Newest()
+    progress._signals = Newest(asyncio.Event)  # type: ignore[assignment]
 
 
 class UploadsStay:

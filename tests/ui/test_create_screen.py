@@ -237,6 +237,33 @@ def test_the_focus_goes_as_one_reads(visit: Visit) -> None:
     assert page.locator("[tabindex]:not([tabindex='0']):not([tabindex='-1'])").count() == 0
 
 
+def test_tab_goes_on_from_the_model_whose_list_has_opened(visit: Visit) -> None:
+    page = visit()
+    page.locator("#model input").focus()
+    expect(page.get_by_role("option").first).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.locator("#model-note a").first).to_be_focused()
+    expect(page.get_by_role("option")).to_have_count(0)
+
+
+def test_a_page_loaded_anew_while_it_drew_says_what_became_of_the_picture(visit: Visit, engine: FakeEngine) -> None:
+    """Gradio does so too, once a lost connection is back."""
+    engine.pause = 0.1
+    page = visit()
+    said = page.locator("#stage .said")
+    page.locator("#generate").click()
+    expect(page.locator("#stage [role=progressbar]")).to_be_visible()
+    page.reload()
+    expect(said).to_contain_text("The page was loaded anew while it drew")
+    engine.pause = 0.0
+    page.locator("#generate").click()
+    expect(said).to_contain_text("Each PNG carries its recipe")
+    expect(page.locator("#generate")).to_be_visible()
+    page.wait_for_function("sessionStorage.getItem('loom-drawing') === null")
+    page.reload()
+    expect(said).to_have_text("Say what to draw, then press Generate.")
+
+
 def test_nothing_moves_by_itself_for_those_who_ask_for_rest(visit: Visit, engine: FakeEngine) -> None:
     engine.pause = 0.1
     page = visit(reduced_motion="reduce")

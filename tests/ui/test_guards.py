@@ -13,6 +13,8 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
+from gradio.route_utils import FileUploadProgress, FileUploadProgressNotTrackedError
+from gradio.routes import file_upload_statuses
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from starlette.requests import Request
@@ -24,6 +26,7 @@ from tests.ui.test_api import INPUTS
 from ui.hosts import Hosts, hosts_for
 from ui.limits import too_deep
 from ui.sweep import forget, sweep
+from ui.uploads import MOST_FOLLOWED, Newest, forgetful
 from ui.visitors import Visitors, network
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +154,19 @@ def test_an_upload_of_a_long_name_is_refused(server: Served, path: str) -> None:
     where = f"{server.url}/gradio_api/{path}?upload_id={'x' * 300}"
     answer = httpx.post(where, files={"files": b"x"}) if path == "upload" else httpx.get(where)
     assert answer.status_code == 414
+
+
+def test_of_uploads_that_were_asked_after_the_newest_are_remembered(server: Served) -> None:
+    assert isinstance(file_upload_statuses._statuses, Newest)
+    progress = FileUploadProgress()
+    forgetful(progress)
+    for number in range(MOST_FOLLOWED + 50):
+        progress.track(f"upload{number}")
+    assert len(progress._statuses) == len(progress._signals) == MOST_FOLLOWED
+    progress.append("upload500", "a.png", b"xy")
+    assert progress.pop("upload500").chunk_size == 2
+    with pytest.raises(FileUploadProgressNotTrackedError):
+        progress.pop("upload0")
 
 
 def test_a_body_without_a_length_is_counted_as_it_comes(server: Served) -> None:
