@@ -239,6 +239,7 @@ def test_the_focus_goes_as_one_reads(visit: Visit) -> None:
 
 def test_tab_goes_on_from_the_model_whose_list_has_opened(visit: Visit) -> None:
     page = visit()
+    page.wait_for_function("window.loom?.visitor")  # the page's own script runs last
     page.locator("#model input").focus()
     expect(page.get_by_role("option").first).to_be_visible()
     page.keyboard.press("Tab")
@@ -251,11 +252,13 @@ def test_a_page_loaded_anew_while_it_drew_says_what_became_of_the_picture(visit:
     engine.pause = 0.1
     page = visit()
     said = page.locator("#stage .said")
+    page.wait_for_function("window.loom?.visitor")
     page.locator("#generate").click()
     expect(page.locator("#stage [role=progressbar]")).to_be_visible()
     page.reload()
     expect(said).to_contain_text("The page was loaded anew while it drew")
     engine.pause = 0.0
+    page.wait_for_function("window.loom?.visitor")
     page.locator("#generate").click()
     expect(said).to_contain_text("Each PNG carries its recipe")
     expect(page.locator("#generate")).to_be_visible()
