@@ -38,7 +38,7 @@ class FairQueue(Queue):
     def __init__(self, visitors: Visitors, refused: Callable[[Visitor], str | None], **options: Any) -> None:
         super().__init__(max_size=None, default_concurrency_limit=MOST_AT_ONCE, **options)
         self._visitors, self._refused = visitors, refused
-        self.pending_messages_per_session = Mailboxes(self)
+        self.pending_messages_per_session: Mailboxes = Mailboxes(self)
         self.ANALYTICS_MAX_EVENTS = 0  # of a page of figures that is not served
         self._pushed = False
         self.sleep_when_free = AWAKE
@@ -80,14 +80,23 @@ class FairQueue(Queue):
                 or bool(network and network == self._visitors.network_of(event.request))
                 for event in others
             )
-            unread = self.pending_messages_per_session.get(body.session_hash)
-            if unread is not None and unread.qsize() >= MOST_UNREAD:
+            if self._reads_nothing(body.session_hash):
                 return False, _FULL, "queue_full"
             if own >= MOST_OF_ONE or len(others) >= (MOST_AT_THE_DOOR if draws else MOST_WAITING):
                 return False, _FULL, "queue_full"
             if draws and fn.api_visibility == "public" and (refusal := self._refusal(fn, body, network)) is not None:
                 return True, self._ended(Event(body.session_hash, fn, request, username), refusal), "success"
         return await super().push(body, request, username)
+
+    def _reads_nothing(self, session: str | None) -> bool:
+        """Whether too many words wait for a session whose calls go on; those of calls that have ended are forgotten."""
+        boxes = self.pending_messages_per_session
+        if session is None or session not in boxes or boxes[session].qsize() < MOST_UNREAD:
+            return False
+        if boxes.goes_on(session):
+            return True
+        del boxes[session]
+        return False
 
     def _refusal(self, fn: BlockFunction, body: Any, network: str) -> str | None:
         """Why the line has no place. What the page asks for is refused by what draws, and said beside Generate."""

@@ -37,7 +37,8 @@
       return false; // nothing is remembered here
     }
   };
-  document.addEventListener("click", (event) => event.target.closest?.("#generate") && drawing(true));
+  const progress = () => document.querySelector("#stage [role=progressbar]") && drawing(true);
+  new MutationObserver(progress).observe(document.querySelector("#stage"), { childList: true, subtree: true });
   if (drawing(false)) document.querySelector("#stage .said").textContent = inWords("The page was loaded anew while it drew: what was finished and kept is in History, and Generate draws it again.");
 
   let visitor = null;

@@ -32,7 +32,7 @@ class Mailboxes(LRUCache[str, Mailbox[EventMessage]]):
 
     def __delitem__(self, session: str) -> None:
         super().__delitem__(session)
-        if not self._goes_on(session):
+        if not self.goes_on(session):
             self._queue.pending_event_ids_session.pop(session, None)
 
     def _oldest(self) -> str | None:
@@ -42,10 +42,11 @@ class Mailboxes(LRUCache[str, Mailbox[EventMessage]]):
         for session in self:
             if not self._queue.pending_event_ids_session.get(session):
                 return session
-            if unread is None and not self._goes_on(session):
+            if unread is None and not self.goes_on(session):
                 unread = session
         return unread if len(self) >= self.max_size else None
 
-    def _goes_on(self, session: str) -> bool:
+    def goes_on(self, session: str) -> bool:
+        """Whether any call of the session has not ended."""
         calls = self._queue.pending_event_ids_session.get(session, ())
         return any(call in self._queue.event_ids_to_events for call in calls)

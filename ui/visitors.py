@@ -12,7 +12,7 @@ import gradio as gr
 
 from core.errors import BadRequest
 from lora_catalog.visitor import Visitor
-from ui.hosts import AT_HOME, parted
+from ui.hosts import parted
 from ui.sign_in import signed_in_token
 
 LONGEST_ID = 200  # letters
@@ -22,6 +22,8 @@ _WITHIN = tuple(map(ipaddress.ip_network, (
     "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "::1/128", "fc00::/7",
 )))  # fmt: skip
 _ASKED_BY = "x-loom-asked-by"
+_WITH_PORT = re.compile(r"([0-9.]+):[0-9]+")  # as some proxies write a hop
+_SHARED = ".gradio.live"
 _BEARER = "Bearer "
 _TOKEN = re.compile(r"[!-~]{1,200}")  # what may stand in a header
 
@@ -61,8 +63,8 @@ class Visitors:
         if secrets.compare_digest(key.encode(), self._key.encode()):
             return str(asks)
         peer = request.client.host if request.client else ""
-        said = request.headers.get("x-forwarded-for", "") if self.behind_proxy or _tunnelled(request) else ""
-        chain = [hop.strip() for hop in said.split(",") if hop.strip()]
+        lines = _chain_of(request.headers) if self.behind_proxy or _tunnelled(request) else []
+        chain = [hop.strip() for line in lines for hop in line.split(",") if hop.strip()]
         asks = next((hop for hop in reversed(chain) if not _within(hop)), chain[-1] if chain else "")
         return network(asks or peer)
 
@@ -72,19 +74,31 @@ class Visitors:
 
 
 def _tunnelled(request: Any) -> bool:
-    """Whether a share link or a proxy on this machine brought it: it comes from here, and asks for another name.
+    """Whether a share link's tunnel brought it, which ends on this machine.
 
-    uvicorn has put the last of the chain in place of a peer that is this machine, with port 0; that may be a hop within
-    the tunnel, the same for all.
+    uvicorn reads the chain of a proxy on this machine by itself, puts its end in the peer's place, with port 0, and is
+    right unless that is a hop within the tunnel, the same for all.
     """
     client = request.client
     from_here = client is not None and (not network(client.host) or getattr(client, "port", None) == 0)
-    return from_here and parted(request.headers.get("host", ""))[0] not in {*AT_HOME, ""}
+    name, _ = parted(request.headers.get("host", ""))
+    return from_here and name.endswith(_SHARED) and _within(client.host)
+
+
+def _chain_of(headers: Any) -> list[str]:
+    """Every line of it: a proxy may add its own behind that of whoever asks."""
+    lines = headers.getlist("x-forwarded-for") if hasattr(headers, "getlist") else [headers.get("x-forwarded-for", "")]
+    return list(lines)
+
+
+def _bare(hop: str) -> str:
+    found = _WITH_PORT.fullmatch(hop)
+    return found[1] if found else hop
 
 
 def _within(hop: str) -> bool:
     try:
-        address = ipaddress.ip_address(hop)
+        address = ipaddress.ip_address(_bare(hop))
     except ValueError:
         return False
     return any(address in inner for inner in _WITHIN)
@@ -92,10 +106,11 @@ def _within(hop: str) -> bool:
 
 def network(host: str) -> str:
     """What tells this host's network from others: of IPv6 the half that a household has; empty for this machine."""
+    host = _bare(host)
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host[:LONGEST_ID]
+        return host[:LONGEST_ID].encode("ascii", "replace").decode()  # it goes into a header
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is None:
             return "" if address.is_loopback else str(ipaddress.ip_network((address, 64), strict=False))

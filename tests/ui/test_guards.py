@@ -286,7 +286,8 @@ def test_no_door_of_gradios_answers_with_more_than_a_sentence(
 
 def test_networks_are_told_apart_and_this_machine_is_none() -> None:
     assert [network(host) for host in ("127.0.0.1", "::1", "::ffff:127.0.0.1")] == ["", "", ""]
-    assert network("192.0.2.1") == network("::ffff:192.0.2.1") == "192.0.2.1"
+    assert network("192.0.2.1") == network("::ffff:192.0.2.1") == network("192.0.2.1:80") == "192.0.2.1"
+    assert network("ünknown").isascii()
     assert network("2001:db8:1:2::3") == network("2001:db8:1:2:ffff::1") != network("2001:db8:1:3::3")
 
     headers = {"x-forwarded-for": "198.51.100.9, 192.0.2.7"}
@@ -298,12 +299,18 @@ def test_networks_are_told_apart_and_this_machine_is_none() -> None:
     for host, peer, port, found in (
         ("loom.gradio.live", "127.0.0.1", 5000, "192.0.2.7"),  # a share link's tunnel ends on this machine
         ("loom.gradio.live", "10.20.0.3", 0, "192.0.2.7"),  # the same, as uvicorn reads its chain
+        ("loom.gradio.live", "10.20.0.3", 5000, "10.20.0.3"),  # from the same house, by the link's name
+        ("loom.example.org", "198.51.100.4", 0, "198.51.100.4"),  # a proxy that uvicorn knows: it has read the chain
+        ("loom.example.org", "10.0.0.5", 0, "10.0.0.5"),
         ("loom.gradio.live", "198.51.100.4", 5000, "198.51.100.4"),  # who only says so
         ("localhost:7860", "127.0.0.1", 5000, ""),
     ):
         asked = Request({
             "type": "http", "client": (peer, port),
-            "headers": [(b"host", host.encode()), (b"x-forwarded-for", b"192.0.2.9, 192.0.2.7, 10.20.0.3")],
+            "headers": [
+                (b"host", host.encode()), (b"x-forwarded-for", b"8.8.8.8"),
+                (b"x-forwarded-for", b"192.0.2.9, 192.0.2.7:4412, 10.20.0.3"),
+            ],
         })  # fmt: skip
         assert Visitors().network_of(asked) == found, host
     assert "10.0.0.1" not in repr(Visitors().of(request))

@@ -45,7 +45,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(serve: Serve, shop: Path) -> Served:
-    return serve(FakeEngine(), shop, mcp=True, names=frozenset({"loom.example.org"}))
+    return serve(FakeEngine(), shop, mcp=True, names=frozenset({"loom.gradio.live"}))
 
 
 Ask = Callable[[Callable[[ClientSession], Coroutine[Any, Any, Any]]], Any]
@@ -242,7 +242,7 @@ def test_calls_by_tools_count_for_the_network_they_come_from(served: Served) -> 
         patched.setattr(Visitors, "network_of", noted)
         for host in ("192.0.2.7", "192.0.2.8"):
             sent = {"accept": "application/json, text/event-stream", "x-forwarded-for": f"{host}, 10.0.0.9"}
-            sent["host"] = "loom.example.org"
+            sent["host"] = "loom.gradio.live"
             assert "cards" in httpx.post(f"{served.url}/gradio_api/mcp/", json=body, headers=sent).text
     assert set(networks) == {"192.0.2.7", "192.0.2.8"}
 
