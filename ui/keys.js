@@ -57,9 +57,10 @@ const keys = (write) => {
     return false;
   };
 
-  // Tab leaves a dropdown: Gradio would open its list again, which, where it scrolls, takes the focus and loses it.
+  // Tab leaves a dropdown: Gradio, to which each key is a letter, would open its list again, and where that scrolls it
+  // takes the focus and loses it.
   window.addEventListener("keydown", (event) => {
-    if (event.key !== "Tab" || !event.target.matches?.("[role=combobox]")) return;
+    if (!["Tab", "Shift", "Control", "Alt", "Meta"].includes(event.key) || !event.target.matches?.("[role=combobox]")) return;
     document.querySelectorAll(".option-list").forEach((list) => (list.tabIndex = -1));
     event.stopPropagation();
   }, true);

@@ -237,13 +237,14 @@ def test_the_focus_goes_as_one_reads(visit: Visit) -> None:
     assert page.locator("[tabindex]:not([tabindex='0']):not([tabindex='-1'])").count() == 0
 
 
-def test_tab_goes_on_from_the_model_whose_list_has_opened(visit: Visit) -> None:
+@pytest.mark.parametrize(("key", "there"), [("Tab", "#model-note a >> nth=0"), ("Shift+Tab", "#recipe-fold .fold")])
+def test_tab_goes_on_from_the_model_whose_list_has_opened(visit: Visit, key: str, there: str) -> None:
     page = visit()
     page.wait_for_function("window.loom?.visitor")  # the page's own script runs last
     page.locator("#model input").focus()
     expect(page.get_by_role("option").first).to_be_visible()
-    page.keyboard.press("Tab")
-    expect(page.locator("#model-note a").first).to_be_focused()
+    page.keyboard.press(key)
+    expect(page.locator(there)).to_be_focused()
     expect(page.get_by_role("option")).to_have_count(0)
 
 
