@@ -117,6 +117,8 @@ class LocalEngine:
         while True:
             reason = self._warming or Progress("Waiting for the picture before yours")
             if reason != said:
+                if self._lock.acquire(blocking=False):  # free since: whoever had it is no reason any more
+                    return
                 emit(reason)
                 said = reason
             if self._lock.acquire(timeout=0.1):

@@ -111,10 +111,10 @@ def test_a_refresh_keeps_a_second_pass_unless_it_cannot_be(server: Served, open_
     expect(factor).to_have_value("1.5")
     expect(strength).to_have_value("0.6")
     expect(page.locator("#lossy input")).to_be_checked()
-    page.evaluate("""() => {
+    page.add_init_script("""{
       const left = { ...JSON.parse(localStorage.getItem("loom-form")), upscale: 9 };
       localStorage.setItem("loom-form", JSON.stringify(left));
-    }""")
+    }""")  # before the page reads it, and after all that the one before has kept
     page.reload()
     expect(page.locator("#blend .card").first).to_be_visible()
     expect(factor).to_have_value("1")
