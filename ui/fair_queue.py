@@ -1,4 +1,4 @@
-"""Gradio's queue for all that does not draw: calls of one function never cost strangers another."""
+"""Gradio's queue, fair: calls of one function never cost strangers another; what has no place is refused at once."""
 
 from __future__ import annotations
 

@@ -1,22 +1,20 @@
-"""What visitors upload is read here and never given out again, and no refusal of a file repeats its path."""
+"""Uploads: read here, never given out again or remembered for ever, and no refusal of a file repeats its path."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Container
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import unquote
 
 from gradio.route_utils import FileUploadProgress
+from gradio.utils import LRUCache
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.limits import answer
 
-Value = TypeVar("Value")
 MOST_FOLLOWED = 1000  # uploads of which the newest bytes are told
 _FILE = "/file="
 _DEPRECATED = "/file/"  # Gradio's older form of the same
@@ -25,29 +23,18 @@ _REFUSED = 403
 _NOT_SERVED = "There is no such file here for you: pictures are kept for a day, and files of the server never served."
 
 
-class Newest(OrderedDict[str, Value]):
-    """Lets the oldest go; `make` makes what is asked for and is not there."""
+class _Signals(LRUCache[str, asyncio.Event]):
+    """One for each upload that is asked after."""
 
-    def __init__(self, make: Callable[[], Value] | None = None, most: int = MOST_FOLLOWED) -> None:
-        super().__init__()
-        self._make, self._most = make, most
-
-    def __missing__(self, key: str) -> Value:
-        if self._make is None:
-            raise KeyError(key)
-        self[key] = self._make()
-        return self[key]
-
-    def __setitem__(self, key: str, value: Value) -> None:
-        super().__setitem__(key, value)
-        while len(self) > self._most:
-            self.popitem(last=False)
+    def __missing__(self, upload: str) -> asyncio.Event:
+        self[upload] = asyncio.Event()
+        return self[upload]
 
 
 def forgetful(progress: FileUploadProgress) -> None:
     """Gradio keeps the name of each upload for ever, of those too that were only asked after."""
-    progress._statuses = Newest()
-    progress._signals = Newest(asyncio.Event)  # type: ignore[assignment]
+    progress._statuses = LRUCache(MOST_FOLLOWED)
+    progress._signals = _Signals(MOST_FOLLOWED)  # type: ignore[assignment]
 
 
 class UploadsStay:

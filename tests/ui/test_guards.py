@@ -15,6 +15,7 @@ import httpx
 import pytest
 from gradio.route_utils import FileUploadProgress, FileUploadProgressNotTrackedError
 from gradio.routes import file_upload_statuses
+from gradio.utils import LRUCache
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from starlette.requests import Request
@@ -26,7 +27,7 @@ from tests.ui.test_api import INPUTS
 from ui.hosts import Hosts, hosts_for
 from ui.limits import too_deep
 from ui.sweep import forget, sweep
-from ui.uploads import MOST_FOLLOWED, Newest, forgetful
+from ui.uploads import MOST_FOLLOWED, forgetful
 from ui.visitors import Visitors, network
 
 ROOT = Path(__file__).parents[2]
@@ -157,7 +158,7 @@ def test_an_upload_of_a_long_name_is_refused(server: Served, path: str) -> None:
 
 
 def test_of_uploads_that_were_asked_after_the_newest_are_remembered(server: Served) -> None:
-    assert isinstance(file_upload_statuses._statuses, Newest)
+    assert isinstance(file_upload_statuses._statuses, LRUCache)
     progress = FileUploadProgress()
     forgetful(progress)
     for number in range(MOST_FOLLOWED + 50):
